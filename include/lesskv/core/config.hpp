@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+// The inline namespace. It carries the version, so that two versions can meet in one program, and the instruction set
+// this file is compiled for: Eigen's inline code depends on -m flags, and without the tag the linker would merge an
+// AVX-512 copy of a function into a program part that was built for plain x86-64.
+#pragma once
+
+#include "version.hpp"
+
+#define LESSKV_CONCAT_(a, b) a##b
+#define LESSKV_CONCAT(a, b) LESSKV_CONCAT_(a, b)
+
+#if defined(__AVX512F__)
+#define LESSKV_ISA_TAG avx512
+#elif defined(__AVX2__)
+#define LESSKV_ISA_TAG avx2
+#elif defined(__AVX__)
+#define LESSKV_ISA_TAG avx
+#elif defined(__SSE4_1__)
+#define LESSKV_ISA_TAG sse4
+#else
+#define LESSKV_ISA_TAG base
+#endif
+
+// v<major>_<minor>_<patch>_<instruction set>
+#define LESSKV_NAMESPACE_TAG \
+  LESSKV_CONCAT(LESSKV_CONCAT(LESSKV_CONCAT(v, LESSKV_VERSION_MAJOR), LESSKV_CONCAT(_, LESSKV_VERSION_MINOR)), \
+                LESSKV_CONCAT(LESSKV_CONCAT(_, LESSKV_VERSION_PATCH), LESSKV_CONCAT(_, LESSKV_ISA_TAG)))
+
+#define LESSKV_BEGIN_NAMESPACE \
+  namespace lesskv {           \
+  inline namespace LESSKV_NAMESPACE_TAG {
+#define LESSKV_END_NAMESPACE \
+  }                          \
+  }

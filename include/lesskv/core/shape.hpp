@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// What the model looks like, and how much of its cache may stay.
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include "error.hpp"
+#include "types.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+
+// The attention shape of a model. Query head h reads KV head h / group().
+struct Shape {
+  int layers = 1;
+  int query_heads = 1;
+  int kv_heads = 1;
+  int head_dim = 64;         // channels of a key and a query
+  int value_dim = 0;         // channels of a value; 0: as head_dim
+  DType dtype = DType::f16;  // how rows are stored; converted once, at append
+
+  int heads() const { return layers * kv_heads; }
+  int group() const { return query_heads / kv_heads; }
+  int value_width() const { return value_dim > 0 ? value_dim : head_dim; }
+};
+
+// Who must keep the same rows: nobody, all heads of a layer, all heads of the model (one slot table for everything).
+// The mean score of those that share decides.
+enum class Shared { head, layer, model };
+
+// How much stays. At most one of fraction, tokens and bytes may be set.
+struct Keep {
+  // Share of all candidates ever seen; pins (sinks, recent rows, what a scorer cannot judge yet) come on top.
+  // A scorer that judges chunk by chunk keeps floor(fraction * chunk) rows of each chunk.
+  double fraction = 0;
+  Index tokens = 0;       // rows per head, averaged over all heads, pins included; never exceeded after compress()
+  std::size_t bytes = 0;  // what bytes() may say after compress(), everything included
+  Index sinks = 0;        // the first rows of the sequence: never judged, never dropped
+  Index recent = 0;       // the newest rows: likewise
+  Shared shared = Shared::head;
+  // New rows before rows are judged again (1: after every token, as most papers do). tokens and bytes are held by
+  // cutting that much lower, so that steady decoding judges once in `every` steps.
+  Index every = 64;
+};
+
+namespace detail {
+inline void check(const Shape& shape) {
+  const auto positive = [](int value, const char* name) {
+    if (value < 1) fail(std::string("Shape::") + name + " is " + std::to_string(value) + "; it must be at least 1");
+  };
+  positive(shape.layers, "layers");
+  positive(shape.query_heads, "query_heads");
+  positive(shape.kv_heads, "kv_heads");
+  positive(shape.head_dim, "head_dim");
+  if (shape.value_dim < 0) fail("Shape::value_dim is negative");
+  if (shape.query_heads % shape.kv_heads != 0)
+    fail("Shape::query_heads (" + std::to_string(shape.query_heads) + ") is not a multiple of Shape::kv_heads (" +
+         std::to_string(shape.kv_heads) + ")");
+  if (shape.group() > 128) fail("Shape: more than 128 query heads per KV head");
+  if (shape.dtype != DType::f32 && shape.dtype != DType::f16 && shape.dtype != DType::bf16)
+    fail("Shape::dtype is none of f32, f16, bf16");
+}
+
+inline void check(const Keep& keep, bool judge_once) {
+  if (!std::isfinite(keep.fraction) || keep.fraction < 0 || keep.fraction > 1)
+    fail("Keep::fraction must lie between 0 and 1");
+  if (keep.tokens < 0) fail("Keep::tokens is negative");
+  if (keep.sinks < 0) fail("Keep::sinks is negative");
+  if (keep.recent < 0) fail("Keep::recent is negative");
+  if (keep.every < 1) fail("Keep::every must be at least 1");
+  const int limits = (keep.tokens > 0) + (keep.bytes > 0);
+  if (limits > 1) fail("Keep: set tokens or bytes, not both");
+  if (judge_once) {
+    if (keep.fraction <= 0)
+      fail("Keep::fraction must be set: this scorer judges every chunk once and keeps that share of it");
+  } else {
+    if (limits + (keep.fraction > 0) > 1) fail("Keep: set one of fraction, tokens and bytes");
+    if (limits + (keep.fraction > 0) == 0) fail("Keep: set fraction, tokens or bytes; nothing says how much to keep");
+  }
+  if (keep.tokens > 0 && keep.tokens < keep.sinks + keep.recent)
+    fail("Keep::tokens is below sinks + recent: an impossible budget");
+}
+}  // namespace detail
+
+LESSKV_END_NAMESPACE
