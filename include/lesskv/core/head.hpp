@@ -41,12 +41,13 @@ struct Head {
   Rows attention = make_rows(nullptr, 0, 0, 0);  // [w * group, rows], with Need::attention; each row sums to 1
   std::span<const Position> query_positions = {};  // of the w queries
   std::span<const float> scores = {};              // for a Budgeter with Need::scores
-  std::span<float> columns_storage = {};           // this policy's floats per row: one column after the other
+  std::vector<float>* column_data = nullptr;       // this policy's columns, each with a float per row of the head
+  Index column_offset = 0;                         // the row of the head that is shown first
 
   Index size() const { return static_cast<Index>(positions.size()); }
   // Column c of this policy: one float per row shown, moved along with the row by the library.
   std::span<float> column(int c) const {
-    return columns_storage.subspan(detail::uz(c) * positions.size(), positions.size());
+    return std::span<float>(column_data[c]).subspan(detail::uz(column_offset), positions.size());
   }
 };
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "error.hpp"
+#include "scratch.hpp"
 #include "types.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -91,6 +92,14 @@ inline void read_row(const View& view, Index token, int head, int width, float* 
     const bf16* x = static_cast<const bf16*>(view.data) + at;
     for (int c = 0; c < width; ++c) out[c] = to_float(x[c * step]);
   }
+}
+
+// All rows of all heads as f32, [token][head][width], in `scratch`.
+inline const float* read_all(const View& view, int heads, int width, Floats& scratch) {
+  float* out = scratch.reserve(view.tokens * heads * width);
+  for (Index t = 0; t < view.tokens; ++t)
+    for (int h = 0; h < heads; ++h) read_row(view, t, h, width, out + (t * heads + h) * width);
+  return out;
 }
 
 // True if every number is finite and fits the storage type. Integer compare, so that it vectorises and catches NaN.

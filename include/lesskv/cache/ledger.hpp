@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// The ledger: everything that follows the rows of a head, except keys and values.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <span>
+#include <tuple>
+#include <vector>
+
+#include "../core/concepts.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+namespace detail {
+
+// One head. Positions are 32 bits wide: a sequence has fewer than 2^32 tokens.
+template <class... Ps>
+struct Ledger {
+  std::vector<std::uint32_t> positions;
+  Index judged = 0;               // rows [0, judged) are closed: a scorer with Chunks reach never sees them again
+  Index seen = 0;                 // rows ever appended
+  std::int64_t newest_dropped = -1;  // position of the newest row that ever left
+  std::array<std::vector<std::vector<float>>, sizeof...(Ps)> columns;
+  std::tuple<state_of<Ps>...> states;
+
+  Index rows() const { return static_cast<Index>(positions.size()); }
+
+  // Grows in the same steps as the blocks of rows, so that decoding allocates for all of them at once and no vector
+  // holds twice what it needs.
+  void append(std::span<const Position> added) {
+    const std::size_t n = positions.size() + added.size();
+    reserve(positions, n);
+    for (const Position p : added) positions.push_back(static_cast<std::uint32_t>(to_int(p)));
+    for (auto& of_policy : columns)
+      for (auto& column : of_policy) {
+        reserve(column, n);
+        column.resize(n, 0.f);
+      }
+    seen += static_cast<Index>(added.size());
+  }
+
+  void keep(std::span<const std::int32_t> kept, bool trim) {
+    std::size_t next = 0;
+    for (std::size_t r = 0; r < positions.size(); ++r)
+      if (next < kept.size() && static_cast<std::size_t>(kept[next]) == r) ++next;
+      else newest_dropped = std::max(newest_dropped, std::int64_t{positions[r]});
+    const auto close_up = [&](auto& v) {
+      for (std::size_t i = 0; i < kept.size(); ++i) v[i] = v[static_cast<std::size_t>(kept[i])];
+      v.resize(kept.size());
+      if (trim) v.shrink_to_fit();
+    };
+    close_up(positions);
+    for (auto& of_policy : columns)
+      for (auto& column : of_policy) close_up(column);
+  }
+
+  void truncate(Index rows) {
+    positions.resize(uz(rows));
+    judged = std::min(judged, rows);
+    for (auto& of_policy : columns)
+      for (auto& column : of_policy) column.resize(uz(rows));
+  }
+
+  // First row whose position is not below p.
+  Index find(std::int64_t p) const {
+    return std::lower_bound(positions.begin(), positions.end(), p,
+                            [](std::uint32_t a, std::int64_t b) { return std::int64_t{a} < b; }) -
+           positions.begin();
+  }
+
+  std::size_t bytes() const {
+    std::size_t sum = sizeof(*this) + positions.capacity() * sizeof(std::uint32_t);
+    for (const auto& of_policy : columns)
+      for (const auto& column : of_policy) sum += sizeof(column) + column.capacity() * sizeof(float);
+    return sum;
+  }
+  // What a head of that many rows needs at most, growth steps included.
+  std::size_t bytes_for(Index rows, bool trimmed) const {
+    std::size_t width = 1, sum = sizeof(*this);
+    for (const auto& of_policy : columns) {
+      width += of_policy.size();
+      sum += of_policy.size() * sizeof(std::vector<float>);
+    }
+    return sum + width * 4 * uz(trimmed ? rows : round_up(rows, 64));
+  }
+
+ private:
+  template <class T>
+  static void reserve(std::vector<T>& v, std::size_t n) {
+    if (n > v.capacity()) v.reserve(uz(round_up(static_cast<Index>(n), 64)));
+  }
+};
+
+}  // namespace detail
+LESSKV_END_NAMESPACE

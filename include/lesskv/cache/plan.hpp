@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+// Plan: which rows of every head stay. Made by a planner, carried out by whoever owns the memory, then committed.
+#pragma once
+
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "../core/error.hpp"
+#include "../core/types.hpp"
+#include "../core/view.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+
+// One KV head. With `all`, nothing leaves and `kept` is empty.
+struct HeadPlan {
+  bool all = true;
+  std::vector<std::int32_t> kept;  // rows before the plan, ascending
+  Index closed = 0;                // rows [0, closed) of the kept ones will never be judged again
+};
+
+struct Plan {
+  std::vector<HeadPlan> heads;  // [layer * kv_heads + head]
+  bool judged = false;          // rows were judged, even if all of them stay
+  std::uint64_t version = 0;    // of the ledger it was made from
+
+  // True if no row leaves any head.
+  bool empty() const {
+    for (const HeadPlan& head : heads)
+      if (!head.all) return false;
+    return true;
+  }
+};
+
+// Moves the kept rows of one head (view of K or V, data at the head, `width` channels) to rows 0, 1, 2, ... in place.
+// A row never moves up, so nothing is overwritten before it was read. With a slot table the contents move between
+// slots; afterwards the first kept.size() slots of the table are in use and the others are free.
+inline void move_rows(const View& view, int width, std::span<const std::int32_t> kept) {
+  detail::check(view, "view");
+  if (view.read) fail("view: move_rows cannot write through a view with `read`");
+  const Index bytes = size_of(view.dtype);
+  char* data = static_cast<char*>(const_cast<void*>(view.data));
+  const auto at = [&](Index token) {
+    return data + (view.rows.empty() ? token : Index{view.rows[detail::uz(token)]}) * view.token_stride * bytes;
+  };
+  Index before = -1;
+  for (const std::int32_t row : kept) {
+    if (row <= before || row >= view.tokens)
+      fail("kept: row " + std::to_string(row) + " is not ascending or not in the view");
+    before = row;
+  }
+  Index to = 0;
+  for (const Index from : kept) {
+    if (from != to) {
+      const char* source = at(from);
+      char* target = at(to);
+      if (view.channel_stride == 1) {
+        std::memmove(target, source, detail::uz(width * bytes));
+      } else {
+        for (Index c = 0; c < width; ++c)
+          std::memcpy(target + c * view.channel_stride * bytes, source + c * view.channel_stride * bytes,
+                      detail::uz(bytes));
+      }
+    }
+    ++to;
+  }
+}
+
+LESSKV_END_NAMESPACE

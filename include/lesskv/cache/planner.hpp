@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: MIT
+// Planner: decides which rows stay. It owns the books (positions, columns and states of policies, newest queries);
+// keys and values stay where they are. KVCache is a planner and a store.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "books.hpp"
+#include "judge.hpp"
+#include "plan.hpp"
+#include "row_source.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+
+template <class... Ps>
+class Planner {
+  static_assert(detail::CheckPolicies<Ps...>::ok);
+
+ public:
+  explicit Planner(const Shape& shape, Ps... policies) : books_(shape, std::move(policies)...) {
+    books_.each([&](auto, const auto& policy) {
+      if constexpr (Scorer<std::decay_t<decltype(policy)>>) check_budget(reach_of(policy));
+    });
+  }
+
+  const Shape& shape() const { return books_.shape; }
+  void set_executor(Executor executor) { books_.executor = std::move(executor); }
+  const Executor& executor() const { return books_.executor; }
+
+  // Rows held by one KV head, and their positions, ascending.
+  Index size(int layer, int head) const { return checked(layer, head).rows(); }
+  std::vector<Position> positions(int layer, int head) const {
+    const auto& held = checked(layer, head).positions;
+    std::vector<Position> out(held.size());
+    for (std::size_t i = 0; i < held.size(); ++i) out[i] = Position{held[i]};
+    return out;
+  }
+  // The position that the next token of this layer gets when none is given.
+  Position next_position(int layer) const {
+    check_layer(layer);
+    return Position{books_.layers[detail::uz(layer)].next};
+  }
+  // Rows ever appended to a layer (per KV head).
+  Index seen(int layer) const {
+    check_layer(layer);
+    return books_.layers[detail::uz(layer)].seen();
+  }
+  // From this position on no row was ever dropped: truncate() to it or later loses nothing else.
+  Position exact_from() const {
+    std::int64_t newest = -1;
+    for (Index i = 0; i < books_.shape.heads(); ++i) newest = std::max(newest, books_.ledger(i).newest_dropped);
+    return Position{newest + 1};
+  }
+  // A policy of this planner looks at queries or attention: observe() must be called.
+  bool needs_queries() const { return books_.window > 0 || books_.has_observers(); }
+
+  // `tokens` rows were written to every head of a layer. Positions ascend and lie behind those already there; gaps are
+  // allowed (tokens that never reached this layer).
+  void append(int layer, Index tokens, std::span<const Position> positions = {}) {
+    check_append(layer, tokens, positions);
+    auto& book = books_.layers[detail::uz(layer)];
+    thread_local std::vector<Position> scratch;
+    if (positions.empty()) {
+      scratch.resize(detail::uz(tokens));
+      for (Index t = 0; t < tokens; ++t) scratch[detail::uz(t)] = Position{book.next + t};
+      positions = scratch;
+    }
+    for (auto& head : book.heads) head.append(positions);
+    for (Matrix& attention : book.attention) attention.resize(0, 0);
+    if (tokens > 0) book.next = to_int(positions.back()) + 1;
+  }
+
+  // Queries of a forward pass, after append(): element (token, query head, channel). They belong to the newest rows
+  // unless positions are given. `source` is only read when a policy gathers attention as it comes (H2O). scale: of the
+  // logits, 0 for 1 / sqrt(head_dim).
+  void observe(int layer, const View& queries, const Source& source, std::span<const Position> positions = {},
+               float scale = 0) {
+    observe(layer, queries, detail::ViewSource(books_.shape, source), positions, scale);
+  }
+  void observe(int layer, const View& queries, const RowSource& source, std::span<const Position> positions = {},
+               float scale = 0) {
+    check_layer(layer);
+    detail::check(queries, "queries");
+    if (!needs_queries() || queries.tokens == 0) return;
+    thread_local detail::Floats scratch;
+    const float* plain = detail::read_all(queries, books_.shape.query_heads, books_.shape.head_dim, scratch);
+    check_queries(layer, plain, queries.tokens);
+    observe_rows(layer, plain, queries.tokens, source, positions, scale);
+  }
+
+  // The engine's own attention weights of one KV head instead: [w * group, rows held], query-major, then query head;
+  // every row sums to 1 over the rows held. Its queries are those of the newest w tokens. Call it for every head.
+  void observe(int layer, int head, const Rows& attention) {
+    const auto& rows = checked(layer, head);
+    const Index group = books_.shape.group();
+    if (attention.cols() != rows.rows())
+      fail("attention: " + std::to_string(attention.cols()) + " columns, but head " + std::to_string(head) +
+           " of layer " + std::to_string(layer) + " holds " + std::to_string(rows.rows()) + " rows");
+    if (attention.rows() == 0 || attention.rows() % group != 0)
+      fail("attention: " + std::to_string(attention.rows()) + " rows are not a positive multiple of the group size " +
+           std::to_string(group));
+    const Index w = attention.rows() / group;
+    if (w > rows.rows()) fail("attention: more queries than rows held");
+    if (!attention.allFinite()) fail("attention: a weight is NaN or infinite");
+    auto& book = books_.layers[detail::uz(layer)];
+    const Index width = std::min(w, books_.window) * group;
+    Matrix newest = attention.bottomRows(width);
+    std::vector<Position> at(detail::uz(w));
+    for (Index t = 0; t < w; ++t) at[detail::uz(t)] = Position{rows.positions[detail::uz(rows.rows() - w + t)]};
+    books_.show(layer, head, rows.rows(), attention, make_rows(nullptr, 0, 0, 0), at);
+    if (head == books_.shape.kv_heads - 1) book.observed += w;
+    book.attention[detail::uz(head)] = std::move(newest);
+  }
+
+  // Which rows stay. Changes nothing: a plan may be dropped. `source(layer, head)` lends keys and values.
+  Plan plan(const Source& source) const {
+    return plan(detail::ViewSource(books_.shape, source), [this](std::span<const Index> rows, bool) {
+      const Shape& s = books_.shape;
+      std::size_t sum = 0;
+      for (const Index r : rows) sum += detail::uz(r * (s.head_dim + s.value_width()) * size_of(s.dtype));
+      return sum;
+    });
+  }
+  Plan plan(const RowSource& source, const Pricing& price) const {
+    Plan plan = detail::Judgement<Ps...>(books_, source, price).run();
+    plan.version = version_;
+    return plan;
+  }
+  // False if plan() would keep everything without looking at a row. Allocates nothing.
+  bool due(const RowSource& source, const Pricing& price) const {
+    return detail::Judgement<Ps...>(books_, source, price).due();
+  }
+
+  // Carries a plan out in the books, after the rows were moved: the only place where rows leave them.
+  void commit(const Plan& plan) {
+    if (plan.version != version_ || plan.heads.size() != detail::uz(books_.shape.heads()))
+      fail("plan: it was made from another state of this planner");
+    const bool whole = prefill();
+    for (Index i = 0; i < books_.shape.heads(); ++i) {
+      const HeadPlan& part = plan.heads[detail::uz(i)];
+      auto& head = books_.ledger(i);
+      if (!part.all) head.keep(part.kept, whole);
+      if (plan.judged) head.judged = part.closed;
+    }
+    for (auto& book : books_.layers) {
+      for (Matrix& attention : book.attention) attention = Matrix();
+      if (plan.judged) {
+        book.judged_at = book.seen();
+        book.window.shrink(queries_until_next(whole));
+      }
+    }
+    mark();
+    ++version_;
+  }
+  // A forward pass ended and nothing was to go.
+  void mark() {
+    for (auto& book : books_.layers) book.committed_at = book.seen();
+  }
+  // The rows since the last commit came in one large piece: a compression then gives back every spare row.
+  bool prefill() const { return detail::Judgement<Ps...>::prefill(books_); }
+
+  // Forgets rows at position p and later. Columns of the rows that stay keep what they gathered.
+  void truncate(Position p) {
+    if (to_int(p) < 0) fail("position: it is negative");
+    for (auto& book : books_.layers) {
+      for (auto& head : book.heads) {
+        head.truncate(head.find(to_int(p)));
+        head.seen = std::min<Index>(head.seen, to_int(p));
+      }
+      book.next = std::min(book.next, to_int(p));
+      book.observed = std::min(book.observed, book.seen());
+      book.judged_at = std::min(book.judged_at, book.seen());
+      book.committed_at = std::min(book.committed_at, book.seen());
+      book.window.truncate(p);
+      for (Matrix& attention : book.attention) attention = Matrix();
+    }
+    ++version_;
+  }
+  // Forgets everything; policies and executor stay.
+  void clear() {
+    books_.reset();
+    ++version_;
+  }
+
+  // Bytes of the books, and what they would be with that many rows per head.
+  std::size_t bytes() const {
+    std::size_t sum = 0;
+    for (const auto& book : books_.layers) {
+      sum += sizeof(book) + book.window.bytes() + book.attention.capacity() * sizeof(Matrix);
+      for (const auto& head : book.heads) sum += head.bytes();
+      for (const Matrix& own : book.attention) sum += detail::uz(own.size()) * sizeof(float);
+    }
+    return sum;
+  }
+  std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const {
+    const Shape& s = books_.shape;
+    const Index retained = books_.window > 0 ? queries_until_next(trimmed) : 0;
+    std::size_t sum = 0;
+    for (const auto& book : books_.layers)
+      sum += sizeof(book) + book.attention.capacity() * sizeof(Matrix) +
+             detail::QueryWindow::bytes_for(retained > 0 ? books_.window : 0, Index{s.query_heads} * s.head_dim, s.dtype);
+    for (Index i = 0; i < s.heads(); ++i) sum += books_.ledger(i).bytes_for(rows[detail::uz(i)], trimmed);
+    return sum;
+  }
+
+  // ---- for KVCache -----------------------------------------------------------------------------------------------------
+  void check_layer(int layer) const {
+    if (layer < 0 || layer >= books_.shape.layers)
+      fail("layer: " + std::to_string(layer) + " is not in [0, " + std::to_string(books_.shape.layers) + ")");
+  }
+  void check_append(int layer, Index tokens, std::span<const Position> positions) const {
+    check_layer(layer);
+    if (tokens < 0) fail("tokens: negative");
+    std::int64_t last = books_.layers[detail::uz(layer)].next - 1;
+    if (!positions.empty() && static_cast<Index>(positions.size()) != tokens)
+      fail("positions: " + std::to_string(positions.size()) + " given for " + std::to_string(tokens) + " tokens");
+    for (const Position p : positions) {
+      if (to_int(p) <= last)
+        fail("positions: " + std::to_string(to_int(p)) + " does not lie behind " + std::to_string(last));
+      last = to_int(p);
+    }
+    if (positions.empty()) last += tokens;
+    if (last >= std::int64_t{0xffffffff}) fail("positions: beyond 2^32 - 2");
+  }
+  void check_queries(int layer, const float* queries, Index tokens) const {
+    const Shape& s = books_.shape;
+    if (!detail::fits(queries, tokens * s.query_heads * s.head_dim, s.dtype))
+      fail("queries: layer " + std::to_string(layer) + " has a number that is NaN, infinite or too large for " +
+           name_of(s.dtype));
+  }
+  // Queries as f32 [token][query_head][head_dim], checked.
+  void observe_rows(int layer, const float* queries, Index tokens, const RowSource& source,
+                    std::span<const Position> positions, float scale) {
+    auto& book = books_.layers[detail::uz(layer)];
+    thread_local std::vector<Position> newest;
+    if (positions.empty()) {
+      books_.newest_positions(layer, tokens, newest);
+      positions = newest;
+    }
+    if (static_cast<Index>(positions.size()) != tokens)
+      fail("positions: " + std::to_string(positions.size()) + " given for " + std::to_string(tokens) + " queries");
+    book.scale = scale > 0 ? scale : 1.f / std::sqrt(static_cast<float>(books_.shape.head_dim));
+    if (books_.has_observers())
+      detail::run(books_.executor, books_.shape.kv_heads, [&](Index h) {
+        books_.observe(layer, static_cast<int>(h), queries, positions, source);
+      });
+    book.window.push(queries, tokens, Index{books_.shape.query_heads} * books_.shape.head_dim, books_.window,
+                     books_.shape.dtype, positions);
+    book.observed += tokens;
+  }
+  // Rows of a head before position p.
+  Index rows_before(int layer, int head, Position p) const {
+    return books_.layers[detail::uz(layer)].heads[detail::uz(head)].find(to_int(p));
+  }
+
+ private:
+  const auto& checked(int layer, int head) const {
+    check_layer(layer);
+    if (head < 0 || head >= books_.shape.kv_heads)
+      fail("head: " + std::to_string(head) + " is not in [0, " + std::to_string(books_.shape.kv_heads) + ")");
+    return books_.layers[detail::uz(layer)].heads[detail::uz(head)];
+  }
+  void check_budget(const detail::Reach& reach) const {
+    const Keep keep = books_.keep();
+    detail::check(keep, reach.chunk > 0);
+    // A scorer with Chunks reach leaves up to one row less than it needs to start.
+    const Index open = std::max(reach.ahead, keep.recent) + std::max<Index>(0, reach.chunk - 1);
+    const Index pinned = keep.sinks + open;
+    if (keep.tokens > 0 && keep.tokens < pinned)
+      fail("Keep::tokens is " + std::to_string(keep.tokens) + ": an impossible budget, " + std::to_string(pinned) +
+           " rows of a head cannot go (sinks, recent rows and those that the scorer cannot judge yet)");
+  }
+  // How many of the newest queries the next judgement will still want, if it was judged now.
+  Index queries_until_next(bool whole) const {
+    const Keep keep = books_.keep();
+    // Cut to the limit after a prompt, the next token already asks again; else `every` rows come first.
+    const bool at_once = keep.fraction <= 0 && whole;
+    return at_once ? books_.window : std::max<Index>(0, books_.window - keep.every);
+  }
+
+  detail::Books<Ps...> books_;
+  std::uint64_t version_ = 0;
+};
+
+template <class... Ps>
+Planner(Shape, Ps...) -> Planner<Ps...>;
+
+LESSKV_END_NAMESPACE
