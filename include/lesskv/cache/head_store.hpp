@@ -101,7 +101,8 @@ class HeadStore {
     const Index full = rows / block_rows, rest = rows % block_rows;
     std::size_t sum = uz(full) * (block_bytes(block_rows) + sizeof(Block));
     if (rest > 0) sum += block_bytes(trimmed ? round_up(rest, tile_rows) : block_rows) + sizeof(Block);
-    return sum;
+    // Between compressions the list of blocks may have doubled.
+    return trimmed ? sum : sum + uz(full + 1) * sizeof(Block);
   }
 
  private:

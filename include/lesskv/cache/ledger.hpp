@@ -82,7 +82,8 @@ struct Ledger {
       width += of_policy.size();
       sum += of_policy.size() * sizeof(std::vector<float>);
     }
-    return sum + width * 4 * uz(trimmed ? rows : round_up(rows, 64));
+    // Between compressions a vector may have grown one step further than its rows.
+    return sum + width * 4 * uz(trimmed ? rows : round_up(rows, 64) + 64);
   }
 
  private:

@@ -196,11 +196,12 @@ class Planner {
   }
   std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const {
     const Shape& s = books_.shape;
-    const Index retained = books_.window > 0 ? queries_until_next(trimmed) : 0;
+    // Between compressions the window of queries fills up again.
+    const bool retained = !trimmed || queries_until_next(true) > 0;
     std::size_t sum = 0;
     for (const auto& book : books_.layers)
       sum += sizeof(book) + book.attention.capacity() * sizeof(Matrix) +
-             detail::QueryWindow::bytes_for(retained > 0 ? books_.window : 0, Index{s.query_heads} * s.head_dim, s.dtype);
+             detail::QueryWindow::bytes_for(retained ? books_.window : 0, Index{s.query_heads} * s.head_dim, s.dtype);
     for (Index i = 0; i < s.heads(); ++i) sum += books_.ledger(i).bytes_for(rows[detail::uz(i)], trimmed);
     return sum;
   }

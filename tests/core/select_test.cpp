@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#include "oracle/select.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <lesskv/core/select.hpp>
+#include <limits>
+#include <random>
+
+namespace {
+
+using namespace lesskv;
+
+std::vector<std::int32_t> selected(const std::vector<float>& score, const std::vector<float>& tie, Index first, Index last,
+                                   Index k, Index offset = 0) {
+  std::vector<std::int32_t> kept;
+  detail::select_largest(score, tie, first, last, k, offset, kept);
+  return kept;
+}
+
+TEST(Select, EqualsAFullSortIncludingTies) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 400; ++round) {
+    const int n = 1 + static_cast<int>(random() % 200);
+    std::vector<float> score(static_cast<std::size_t>(n)), tie(score.size());
+    for (auto& x : score) x = static_cast<float>(static_cast<int>(random() % 7) - 3) * 0.5f;  // many equal scores
+    for (auto& x : tie) x = static_cast<float>(random() % 3);
+    const int first = static_cast<int>(random() % static_cast<unsigned>(n));
+    const int last = first + static_cast<int>(random() % static_cast<unsigned>(n - first + 1));
+    const int k = static_cast<int>(random() % static_cast<unsigned>(n + 2));
+    for (const bool with_tie : {false, true}) {
+      const std::vector<float> t = with_tie ? tie : std::vector<float>();
+      EXPECT_EQ(selected(score, t, first, last, k), oracle::select(score, t, first, last, k));
+    }
+  }
+}
+
+TEST(Select, NotANumberNeverWins) {
+  const float nan = std::nanf("");
+  EXPECT_EQ(selected({nan, -1e30f, nan, -2e30f}, {}, 0, 4, 2), (std::vector<std::int32_t>{1, 3}));
+}
+
+TEST(Select, SignedZerosAreOneScore) {
+  EXPECT_EQ(selected({0.f, -0.f, 0.f}, {}, 0, 3, 1), (std::vector<std::int32_t>{2}));
+  EXPECT_EQ(selected({-0.f, 0.f, -0.f}, {}, 0, 3, 1), (std::vector<std::int32_t>{2}));
+}
+
+TEST(Select, OffsetIsAddedToWhatIsKept) {
+  EXPECT_EQ(selected({3, 1, 2}, {}, 0, 3, 2, 10), (std::vector<std::int32_t>{10, 12}));
+  EXPECT_EQ(selected({3, 1, 2}, {}, 0, 3, 3, 10), (std::vector<std::int32_t>{10, 11, 12}));
+}
+
+TEST(Pool, AverageCountsThePaddingAndMaxSpreadsAPeak) {
+  const std::vector<float> in{5, 0, 0, 0, 10};
+  std::vector<float> out(5);
+  detail::pool(in, {PoolKind::average, 5}, out);
+  EXPECT_EQ(out, (std::vector<float>{1, 1, 3, 2, 2}));
+  detail::pool(in, {PoolKind::max, 3}, out);
+  EXPECT_EQ(out, (std::vector<float>{5, 5, 0, 10, 10}));
+}
+
+}  // namespace
