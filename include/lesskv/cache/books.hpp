@@ -167,7 +167,7 @@ struct Books {
 
   // Calls observe() of every observer with what it asked for.
   void show(int layer, int head, Index rows, const Rows& attended, const Rows& asked, std::span<const Position> at) {
-    std::vector<Position> positions;
+    thread_local std::vector<Position> positions;
     each([&](auto index, const auto& policy) {
       using P = std::decay_t<decltype(policy)>;
       if constexpr (Observer<P>) {

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+// bytes() against an allocator that counts; memory really falls; steady decoding allocates nothing.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "support.hpp"
+
+namespace {
+std::atomic<std::size_t> live{0}, calls{0}, peak{0};
+
+void* counted(std::size_t n, std::size_t align) {
+  // The size is remembered in front of the block.
+  const std::size_t room = std::max<std::size_t>(align, 64);
+  char* raw = static_cast<char*>(std::aligned_alloc(room, (n + room + room - 1) / room * room));
+  if (!raw) throw std::bad_alloc();
+  std::size_t size = n;
+  std::memcpy(raw, &size, sizeof size);
+  const std::size_t now = live.fetch_add(n) + n;
+  calls.fetch_add(1);
+  if (now > peak.load()) peak.store(now);
+  return raw + room;
+}
+void release(void* p, std::size_t align) {
+  if (!p) return;
+  char* raw = static_cast<char*>(p) - std::max<std::size_t>(align, 64);
+  std::size_t size;
+  std::memcpy(&size, raw, sizeof size);
+  live.fetch_sub(size);
+  std::free(raw);
+}
+}  // namespace
+
+void* operator new(std::size_t n) { return counted(n, 64); }
+void* operator new[](std::size_t n) { return counted(n, 64); }
+void* operator new(std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
+void* operator new[](std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
+void operator delete(void* p) noexcept { release(p, 64); }
+void operator delete[](void* p) noexcept { release(p, 64); }
+void operator delete(void* p, std::size_t) noexcept { release(p, 64); }
+void operator delete[](void* p, std::size_t) noexcept { release(p, 64); }
+void operator delete(void* p, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+void operator delete[](void* p, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+void operator delete(void* p, std::size_t, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+void operator delete[](void* p, std::size_t, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+
+namespace {
+
+using namespace support;
+
+const Shape shape{.layers = 4, .query_heads = 6, .kv_heads = 2, .head_dim = 64};
+
+// Feeds 1500 tokens, compresses, decodes; bytes() must be what the allocator gave, at every stage.
+template <class... Ps>
+void expect_honest_bytes(Ps... policies) {
+  const auto in = tensors(shape, 1700, 31);
+  Matrix out(1500, 6 * 64);
+  {
+    // What threads keep as scratch is not held by a cache: let it grow first.
+    KVCache warm(shape, policies...);
+    for (int l = 0; l < 4; ++l) {
+      warm.append(l, in[std::size_t(l)].k(0, 1500), in[std::size_t(l)].v(0, 1500));
+      warm.attend(l, in[std::size_t(l)].q(0, 1500), out.data());
+    }
+    warm.compress();
+    for (Index at = 1500; at < 1700; ++at) {
+      for (int l = 0; l < 4; ++l) {
+        warm.append(l, in[std::size_t(l)].k(at, 1), in[std::size_t(l)].v(at, 1));
+        warm.attend(l, in[std::size_t(l)].q(at, 1), out.data());
+      }
+      warm.compress();
+    }
+  }
+  const std::size_t before = live.load();
+  auto cache = std::make_unique<KVCache<Ps...>>(shape, policies...);
+  const auto check = [&](const char* when) {
+    const double counted = static_cast<double>(live.load() - before), said = static_cast<double>(cache->bytes());
+    EXPECT_NEAR(said / counted, 1.0, 0.05) << when << ": bytes() " << said << ", allocated " << counted;
+  };
+  for (int l = 0; l < 4; ++l) {
+    cache->append(l, in[std::size_t(l)].k(0, 1500), in[std::size_t(l)].v(0, 1500));
+    cache->attend(l, in[std::size_t(l)].q(0, 1500), out.data());
+  }
+  check("after the prompt");
+  const std::size_t full = live.load() - before;
+  peak.store(live.load());
+  cache->compress();
+  check("after compress()");
+  if (sizeof...(Ps) > 0) {
+    EXPECT_LT(static_cast<double>(live.load() - before), 0.45 * static_cast<double>(full)) << "memory falls";
+    // Law 14: at most 1.15 times what was held, plus one head's rows in f32.
+    EXPECT_LT(static_cast<double>(peak.load() - before), 1.15 * static_cast<double>(full) + 1500 * 128 * 4.0);
+  }
+  for (Index at = 1500; at < 1700; ++at) {
+    for (int l = 0; l < 4; ++l) {
+      cache->append(l, in[std::size_t(l)].k(at, 1), in[std::size_t(l)].v(at, 1));
+      cache->attend(l, in[std::size_t(l)].q(at, 1), out.data());
+    }
+    cache->compress();
+  }
+  check("after decoding");
+}
+
+TEST(Bytes, EqualWhatTheAllocatorGave) {
+  expect_honest_bytes();
+  expect_honest_bytes(SmallKeys{}, Keep{.fraction = 0.25, .sinks = 4});
+  expect_honest_bytes(WindowAttention{.window = 64}, Keep{.tokens = 375});
+  expect_honest_bytes(SumOfAttention{}, Tilted{}, Keep{.tokens = 375, .recent = 16});
+  expect_honest_bytes(ChunkValues{}, Keep{.fraction = 0.25, .sinks = 4});
+}
+
+// Law 10: between two seals of a block a step allocates nothing, policies and all.
+template <class... Ps>
+void expect_silent_decode(Ps... policies) {
+  const auto in = tensors(shape, 700, 32);
+  Matrix out(512, 6 * 64);
+  KVCache cache(shape, policies...);
+  for (int l = 0; l < 4; ++l) {
+    cache.append(l, in[std::size_t(l)].k(0, 512), in[std::size_t(l)].v(0, 512));
+    cache.attend(l, in[std::size_t(l)].q(0, 512), out.data());
+  }
+  cache.compress();
+  int silent = 0;
+  for (Index at = 512; at < 640; ++at) {
+    const std::size_t start = calls.load();
+    for (int l = 0; l < 4; ++l) {
+      cache.append(l, in[std::size_t(l)].k(at, 1), in[std::size_t(l)].v(at, 1));
+      cache.attend(l, in[std::size_t(l)].q(at, 1), out.data());
+    }
+    cache.compress();
+    silent += calls.load() == start;
+  }
+  // Of 128 steps only those that seal a block (two, and the first after the prompt) or judge again may allocate.
+  EXPECT_GE(silent, 122);
+}
+
+TEST(Bytes, SteadyDecodingAllocatesNothing) {
+  expect_silent_decode();
+  expect_silent_decode(SmallKeys{}, Keep{.fraction = 0.5});
+  expect_silent_decode(WindowAttention{}, Keep{.tokens = 300});
+  expect_silent_decode(SumOfAttention{}, Keep{.tokens = 300});
+  expect_silent_decode(ChunkValues{.chunk = 64}, Keep{.fraction = 0.5});
+}
+
+TEST(Bytes, ForksShareTheirBlocks) {
+  const auto in = tensors(shape, 1024, 33);
+  KVCache trunk(shape);
+  for (int l = 0; l < 4; ++l) trunk.append(l, in[std::size_t(l)].k(0, 1024), in[std::size_t(l)].v(0, 1024));
+  const std::size_t before = live.load();
+  auto branch = trunk.fork();
+  const std::size_t cost = live.load() - before;
+  EXPECT_LT(static_cast<double>(cost), 0.1 * static_cast<double>(trunk.bytes()));
+  EXPECT_EQ(branch.keys(3, 1), trunk.keys(3, 1));
+}
+
+}  // namespace
