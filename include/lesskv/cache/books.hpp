@@ -111,8 +111,7 @@ struct Books {
   void newest_positions(int layer, Index tokens, std::vector<Position>& out) const {
     const auto& held = layers[uz(layer)].heads[0].positions;
     if (tokens > static_cast<Index>(held.size()))
-      fail("queries: " + std::to_string(tokens) + " tokens, but layer " + std::to_string(layer) + " holds " +
-           std::to_string(held.size()) + " rows; call append() first, or give positions");
+      fail("queries: ", tokens, " tokens, but layer ", layer, " holds ", held.size(), " rows; call append() first, or give positions");
     out.resize(uz(tokens));
     for (Index t = 0; t < tokens; ++t) out[uz(t)] = Position{held[held.size() - uz(tokens - t)]};
   }
@@ -220,16 +219,13 @@ struct Books {
     for (const Matrix& own : book.attention) given = given && own.size() > 0;
     if (given) return;
     if (book.window.count() == 0 || to_int(book.window.position(book.window.count() - 1)) != book.next - 1)
-      fail("queries: the policy needs the attention of the newest tokens of layer " + std::to_string(layer) +
-           "; call attend() or observe() after append() and before compress()");
+      fail("queries: the policy needs the attention of the newest tokens of layer ", layer, "; call attend() or observe() after append() and before compress()");
   }
   // Fails unless every token of the layer was observed.
   void demand_all(int layer) const {
     const auto& book = layers[uz(layer)];
     if (book.observed < book.seen())
-      fail("queries: the policy needs the attention of every token, but layer " + std::to_string(layer) + " saw " +
-           std::to_string(book.observed) + " of " + std::to_string(book.seen()) +
-           "; call attend() or observe() after every append()");
+      fail("queries: the policy needs the attention of every token, but layer ", layer, " saw ", book.observed, " of ", book.seen(), "; call attend() or observe() after every append()");
   }
 };
 

@@ -228,8 +228,7 @@ class Judgement {
       const Index limit = keep_.tokens * heads_;
       if (sum(held) <= limit) return sum(held);
       if (sum(floor) > limit)
-        fail("Keep::tokens: impossible budget: rows that cannot go are " + std::to_string(sum(floor)) + ", the limit is " +
-             std::to_string(limit));
+        fail("Keep::tokens: impossible budget: rows that cannot go are ", sum(floor), ", the limit is ", limit);
       // Cut lower, so that the next judgement is `every` tokens away; but never by more than a quarter of a small budget.
       const Index slack = std::min(keep_.every - 1, keep_.tokens / 4);
       return whole ? limit : std::max(sum(floor), limit - slack * heads_);
@@ -245,8 +244,7 @@ class Judgement {
     Index low = sum(floor), high = sum(held);
     if (!fits(low)) {
       if (price_(floor, true) > keep_.bytes)
-        fail("Keep::bytes: impossible budget: rows that cannot go need " + std::to_string(price_(floor, true)) +
-             " bytes, the limit is " + std::to_string(keep_.bytes));
+        fail("Keep::bytes: impossible budget: rows that cannot go need ", price_(floor, true), " bytes, the limit is ", keep_.bytes);
       return low;
     }
     while (high - low > 1) {
@@ -353,8 +351,7 @@ class Judgement {
       });
     for (Index i = 0; i < heads_; ++i)
       if (!std::isfinite(quota[uz(i)]) || quota[uz(i)] < 0)
-        fail("quota: a Budgeter gave head " + std::to_string(head_of(i)) + " of layer " + std::to_string(layer_of(i)) +
-             " a quota that is negative or not finite");
+        fail("quota: a Budgeter gave head ", head_of(i), " of layer ", layer_of(i), " a quota that is negative or not finite");
   }
 
   template <std::size_t I, class P>

@@ -43,7 +43,7 @@ class KVCache {
     detail::check(keys, "keys");
     detail::check(values, "values");
     if (values.tokens != keys.tokens)
-      fail("values: " + std::to_string(values.tokens) + " tokens, but keys has " + std::to_string(keys.tokens));
+      fail("values: ", values.tokens, " tokens, but keys has ", keys.tokens);
     Rollback rollback{*this, layer};
     const Shape& s = shape();
     thread_local detail::Floats scratch;
@@ -209,8 +209,7 @@ class KVCache {
 
   void check_numbers(const char* name, int layer, int head, const float* x, Index n) const {
     if (!detail::fits(x, n, shape().dtype))
-      fail(std::string(name) + ": layer " + std::to_string(layer) + ", KV head " + std::to_string(head) +
-           " has a number that is NaN, infinite or too large for " + name_of(shape().dtype));
+      fail(name, ": layer ", layer, ", KV head ", head, " has a number that is NaN, infinite or too large for ", name_of(shape().dtype));
   }
 
   void check_options(int layer, Index tokens, const AttendOptions& options) const {
@@ -218,20 +217,17 @@ class KVCache {
     if (!(options.scale >= 0) || !std::isfinite(options.scale)) fail("scale: it must be positive, or 0 for the default");
     if (!(options.softcap >= 0) || !std::isfinite(options.softcap)) fail("softcap: it must be positive, or 0 for none");
     if (!options.sink_logits.empty() && options.sink_logits.size() != static_cast<std::size_t>(s.query_heads))
-      fail("sink_logits: " + std::to_string(options.sink_logits.size()) + " given for " + std::to_string(s.query_heads) +
-           " query heads");
+      fail("sink_logits: ", options.sink_logits.size(), " given for ", s.query_heads, " query heads");
     if (!options.positions.empty() && static_cast<Index>(options.positions.size()) != tokens)
-      fail("positions: " + std::to_string(options.positions.size()) + " given for " + std::to_string(tokens) + " queries");
+      fail("positions: ", options.positions.size(), " given for ", tokens, " queries");
     if (options.positions.empty() && tokens > size(layer, 0))
-      fail("queries: " + std::to_string(tokens) + " tokens, but layer " + std::to_string(layer) + " holds " +
-           std::to_string(size(layer, 0)) + " rows; call append() first, or give positions");
+      fail("queries: ", tokens, " tokens, but layer ", layer, " holds ", size(layer, 0), " rows; call append() first, or give positions");
     if (options.bias.empty()) return;
     if (options.bias.size() != static_cast<std::size_t>(s.kv_heads))
-      fail("bias: " + std::to_string(options.bias.size()) + " spans given for " + std::to_string(s.kv_heads) + " KV heads");
+      fail("bias: ", options.bias.size(), " spans given for ", s.kv_heads, " KV heads");
     for (int h = 0; h < s.kv_heads; ++h)
       if (static_cast<Index>(options.bias[detail::uz(h)].size()) != size(layer, h))
-        fail("bias: KV head " + std::to_string(h) + " holds " + std::to_string(size(layer, h)) + " rows, but " +
-             std::to_string(options.bias[detail::uz(h)].size()) + " numbers were given");
+        fail("bias: KV head ", h, " holds ", size(layer, h), " rows, but ", options.bias[detail::uz(h)].size(), " numbers were given");
   }
 
   // The first `rows` rows of a head, as a kernel reads them.

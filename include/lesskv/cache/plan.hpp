@@ -46,7 +46,7 @@ inline void move_rows(const View& view, int width, std::span<const std::int32_t>
   Index before = -1;
   for (const std::int32_t row : kept) {
     if (row <= before || row >= view.tokens)
-      fail("kept: row " + std::to_string(row) + " is not ascending or not in the view");
+      fail("kept: row ", row, " is not ascending or not in the view");
     before = row;
   }
   Index to = 0;

@@ -96,11 +96,9 @@ class Planner {
     const auto& rows = checked(layer, head);
     const Index group = books_.shape.group();
     if (attention.cols() != rows.rows())
-      fail("attention: " + std::to_string(attention.cols()) + " columns, but head " + std::to_string(head) +
-           " of layer " + std::to_string(layer) + " holds " + std::to_string(rows.rows()) + " rows");
+      fail("attention: ", attention.cols(), " columns, but head ", head, " of layer ", layer, " holds ", rows.rows(), " rows");
     if (attention.rows() == 0 || attention.rows() % group != 0)
-      fail("attention: " + std::to_string(attention.rows()) + " rows are not a positive multiple of the group size " +
-           std::to_string(group));
+      fail("attention: ", attention.rows(), " rows are not a positive multiple of the group size ", group);
     const Index w = attention.rows() / group;
     if (w > rows.rows()) fail("attention: more queries than rows held");
     if (!attention.allFinite()) fail("attention: a weight is NaN or infinite");
@@ -209,17 +207,17 @@ class Planner {
   // ---- for KVCache -----------------------------------------------------------------------------------------------------
   void check_layer(int layer) const {
     if (layer < 0 || layer >= books_.shape.layers)
-      fail("layer: " + std::to_string(layer) + " is not in [0, " + std::to_string(books_.shape.layers) + ")");
+      fail("layer: ", layer, " is not in [0, ", books_.shape.layers, ")");
   }
   void check_append(int layer, Index tokens, std::span<const Position> positions) const {
     check_layer(layer);
     if (tokens < 0) fail("tokens: negative");
     std::int64_t last = books_.layers[detail::uz(layer)].next - 1;
     if (!positions.empty() && static_cast<Index>(positions.size()) != tokens)
-      fail("positions: " + std::to_string(positions.size()) + " given for " + std::to_string(tokens) + " tokens");
+      fail("positions: ", positions.size(), " given for ", tokens, " tokens");
     for (const Position p : positions) {
       if (to_int(p) <= last)
-        fail("positions: " + std::to_string(to_int(p)) + " does not lie behind " + std::to_string(last));
+        fail("positions: ", to_int(p), " does not lie behind ", last);
       last = to_int(p);
     }
     if (positions.empty()) last += tokens;
@@ -228,8 +226,7 @@ class Planner {
   void check_queries(int layer, const float* queries, Index tokens) const {
     const Shape& s = books_.shape;
     if (!detail::fits(queries, tokens * s.query_heads * s.head_dim, s.dtype))
-      fail("queries: layer " + std::to_string(layer) + " has a number that is NaN, infinite or too large for " +
-           name_of(s.dtype));
+      fail("queries: layer ", layer, " has a number that is NaN, infinite or too large for ", name_of(s.dtype));
   }
   // Queries as f32 [token][query_head][head_dim], checked.
   void observe_rows(int layer, const float* queries, Index tokens, const RowSource& source,
@@ -241,7 +238,7 @@ class Planner {
       positions = newest;
     }
     if (static_cast<Index>(positions.size()) != tokens)
-      fail("positions: " + std::to_string(positions.size()) + " given for " + std::to_string(tokens) + " queries");
+      fail("positions: ", positions.size(), " given for ", tokens, " queries");
     book.scale = scale > 0 ? scale : 1.f / std::sqrt(static_cast<float>(books_.shape.head_dim));
     if (books_.has_observers())
       detail::run(books_.executor, books_.shape.kv_heads, [&](Index h) {
@@ -260,7 +257,7 @@ class Planner {
   const auto& checked(int layer, int head) const {
     check_layer(layer);
     if (head < 0 || head >= books_.shape.kv_heads)
-      fail("head: " + std::to_string(head) + " is not in [0, " + std::to_string(books_.shape.kv_heads) + ")");
+      fail("head: ", head, " is not in [0, ", books_.shape.kv_heads, ")");
     return books_.layers[detail::uz(layer)].heads[detail::uz(head)];
   }
   void check_budget(const detail::Reach& reach) const {
@@ -270,8 +267,7 @@ class Planner {
     const Index open = std::max(reach.ahead, keep.recent) + std::max<Index>(0, reach.chunk - 1);
     const Index pinned = keep.sinks + open;
     if (keep.tokens > 0 && keep.tokens < pinned)
-      fail("Keep::tokens is " + std::to_string(keep.tokens) + ": an impossible budget, " + std::to_string(pinned) +
-           " rows of a head cannot go (sinks, recent rows and those that the scorer cannot judge yet)");
+      fail("Keep::tokens is ", keep.tokens, ": an impossible budget, ", pinned, " rows of a head cannot go (sinks, recent rows and those that the scorer cannot judge yet)");
   }
   // How many of the newest queries the next judgement will still want, if it was judged now.
   Index queries_until_next(bool whole) const {

@@ -79,10 +79,9 @@ class ViewSource final : public RowSource {
   static void copy(const View& view, const char* name, Index first, Index count, int width, float* out) {
     check(view, name);
     if (view.tokens < first + count)
-      fail(std::string(name) + ": the view has " + std::to_string(view.tokens) + " rows, the plan needs " +
-           std::to_string(first + count));
+      fail(name, ": the view has ", view.tokens, " rows, the plan needs ", first + count);
     for (Index r = 0; r < count; ++r) read_row(view, first + r, 0, width, out + r * width);
-    if (!fits(out, count * width, DType::f32)) fail(std::string(name) + ": a number is NaN or infinite");
+    if (!fits(out, count * width, DType::f32)) fail(name, ": a number is NaN or infinite");
   }
 
   const Shape& shape_;

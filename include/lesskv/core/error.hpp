@@ -3,10 +3,13 @@
 #pragma once
 
 #include <atomic>
+#include <concepts>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "config.hpp"
 
@@ -34,10 +37,30 @@ inline std::atomic<FailureHandler>& failure_handler() {
   return handler;
 }
 
-// Throws lesskv::Error, or calls the handler when the file is compiled without exceptions.
-// noinline keeps the string work out of the functions that check.
-[[noreturn, gnu::noinline]] inline void fail(const std::string& message) {
-  const std::string text = "lesskv: " + message;
+namespace detail {
+// A piece of a message: text or a number. Keeps the string work in one function that is never inlined, so that code
+// which checks its arguments stays small and compiles fast.
+class Word {
+ public:
+  Word(const char* text) : text_(text) {}
+  Word(std::string_view text) : text_(text) {}
+  Word(const std::string& text) : text_(text) {}
+  template <std::integral T>
+  Word(T number) : number_(static_cast<long long>(number)), is_number_(true) {}
+  void append_to(std::string& out) const {
+    if (is_number_) out += std::to_string(number_);
+    else out += text_;
+  }
+
+ private:
+  std::string_view text_;
+  long long number_ = 0;
+  bool is_number_ = false;
+};
+
+[[noreturn, gnu::noinline, gnu::cold]] inline void fail_with(std::initializer_list<Word> words) {
+  std::string text = "lesskv: ";
+  for (const Word& word : words) word.append_to(text);
 #if LESSKV_EXCEPTIONS
   throw Error(text);
 #else
@@ -45,6 +68,14 @@ inline std::atomic<FailureHandler>& failure_handler() {
   std::fprintf(stderr, "%s\n", text.c_str());
   std::abort();
 #endif
+}
+}  // namespace detail
+
+// fail("name: what is wrong, ", number, " is too large"): throws lesskv::Error, or calls the handler when the file is
+// compiled without exceptions.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  detail::fail_with({detail::Word(parts)...});
 }
 
 LESSKV_END_NAMESPACE

@@ -46,7 +46,7 @@ struct Keep {
 namespace detail {
 inline void check(const Shape& shape) {
   const auto positive = [](int value, const char* name) {
-    if (value < 1) fail(std::string("Shape::") + name + " is " + std::to_string(value) + "; it must be at least 1");
+    if (value < 1) fail("Shape::", name, " is ", value, "; it must be at least 1");
   };
   positive(shape.layers, "layers");
   positive(shape.query_heads, "query_heads");
@@ -54,8 +54,7 @@ inline void check(const Shape& shape) {
   positive(shape.head_dim, "head_dim");
   if (shape.value_dim < 0) fail("Shape::value_dim is negative");
   if (shape.query_heads % shape.kv_heads != 0)
-    fail("Shape::query_heads (" + std::to_string(shape.query_heads) + ") is not a multiple of Shape::kv_heads (" +
-         std::to_string(shape.kv_heads) + ")");
+    fail("Shape::query_heads (", shape.query_heads, ") is not a multiple of Shape::kv_heads (", shape.kv_heads, ")");
   if (shape.group() > 128) fail("Shape: more than 128 query heads per KV head");
   if (shape.dtype != DType::f32 && shape.dtype != DType::f16 && shape.dtype != DType::bf16)
     fail("Shape::dtype is none of f32, f16, bf16");

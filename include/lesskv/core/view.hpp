@@ -64,13 +64,12 @@ struct View {
 
 namespace detail {
 inline void check(const View& view, const char* name) {
-  if (view.tokens < 0) fail(std::string(name) + ": negative number of tokens");
-  if (view.tokens > 0 && !view.data && !view.read) fail(std::string(name) + ": data is null");
+  if (view.tokens < 0) fail(name, ": negative number of tokens");
+  if (view.tokens > 0 && !view.data && !view.read) fail(name, ": data is null");
   if (!view.rows.empty() && static_cast<Index>(view.rows.size()) < view.tokens)
-    fail(std::string(name) + ": the slot table `rows` has " + std::to_string(view.rows.size()) + " entries for " +
-         std::to_string(view.tokens) + " tokens");
+    fail(name, ": the slot table `rows` has ", view.rows.size(), " entries for ", view.tokens, " tokens");
   if (view.dtype != DType::f32 && view.dtype != DType::f16 && view.dtype != DType::bf16)
-    fail(std::string(name) + ": dtype is none of f32, f16, bf16");
+    fail(name, ": dtype is none of f32, f16, bf16");
 }
 
 // One row of one head as f32. The inner loops are per element type; a row is short, so no kernel is needed.
