@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Installs what Debian or Ubuntu packages are missing, and says which. Root or sudo only if something is missing.
+#
+#   examples/install_packages.sh GROUP...      groups: build, clang, tests, examples, bench, arm
+#   examples/install_packages.sh --check GROUP...   only says whether all are there (exit status)
+set -euo pipefail
+
+packages_of() {
+  case $1 in
+    build) echo "g++ cmake ninja-build libeigen3-dev" ;;
+    clang) echo "clang" ;;
+    tests) echo "libgtest-dev libgmock-dev pkg-config" ;;
+    examples) echo "libcli11-dev nlohmann-json3-dev libpcre2-dev ca-certificates python3 python3-pip python3-venv" ;;
+    bench) echo "libbenchmark-dev" ;;
+    arm) echo "g++-aarch64-linux-gnu qemu-user-static googletest" ;;
+    *) echo "install_packages.sh: unknown group '$1'" >&2; exit 2 ;;
+  esac
+}
+
+check_only=false
+if [ "${1:-}" = "--check" ]; then check_only=true; shift; fi
+
+wanted=""
+for group in "$@"; do wanted+=" $(packages_of "$group")"; done
+if ! command -v dpkg-query >/dev/null; then
+  echo "Not a Debian or Ubuntu system; these must be there:$wanted" >&2
+  exit 0
+fi
+
+missing=""
+for package in $wanted; do
+  status=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)
+  [ "${status:0:2}" = "ii" ] || missing+=" $package"
+done
+[ -z "$missing" ] && exit 0
+if $check_only; then echo "Missing:$missing"; exit 1; fi
+
+as_root=""
+if [ "$(id -u)" != 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "Missing packages, and neither root nor sudo to install them:$missing" >&2
+    exit 1
+  fi
+  as_root="sudo"
+fi
+echo "Installing with apt${as_root:+ (sudo)}:$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+install() {
+  # env: sudo does not pass the variable on. --no-install-recommends: no documentation, no desktop parts.
+  # shellcheck disable=SC2086  # a list of words
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >"$log" 2>&1
+}
+# The package lists of a fresh machine are empty, those of an old one may be out of date.
+if ! install; then
+  $as_root apt-get update >"$log" 2>&1 && install || { cat "$log" >&2; exit 1; }
+fi
