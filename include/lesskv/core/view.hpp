@@ -3,10 +3,10 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 #include <span>
 #include <string>
 
+#include "../kernels/kernels.hpp"
 #include "error.hpp"
 #include "scratch.hpp"
 #include "types.hpp"
@@ -72,25 +72,20 @@ inline void check(const View& view, const char* name) {
     fail(name, ": dtype is none of f32, f16, bf16");
 }
 
-// One row of one head as f32. The inner loops are per element type; a row is short, so no kernel is needed.
+// One row of one head as f32.
 inline void read_row(const View& view, Index token, int head, int width, float* out) {
   const Index row = view.rows.empty() ? token : Index{view.rows[uz(token)]};
   if (view.read) return view.read(view.data, row, head, width, out);
   const Index at = row * view.token_stride + head * view.head_stride;
+  const char* data = static_cast<const char*>(view.data) + at * size_of(view.dtype);
   const Index step = view.channel_stride;
-  if (view.dtype == DType::f32) {
-    const float* x = static_cast<const float*>(view.data) + at;
-    if (step == 1)
-      std::memcpy(out, x, uz(width) * sizeof(float));
-    else
-      for (int c = 0; c < width; ++c) out[c] = x[c * step];
-  } else if (view.dtype == DType::f16) {
-    const f16* x = static_cast<const f16*>(view.data) + at;
+  if (step == 1) return kernels().to_f32(view.dtype, data, out, width);
+  const auto gather = [&]<class T>(const T* x) {
     for (int c = 0; c < width; ++c) out[c] = to_float(x[c * step]);
-  } else {
-    const bf16* x = static_cast<const bf16*>(view.data) + at;
-    for (int c = 0; c < width; ++c) out[c] = to_float(x[c * step]);
-  }
+  };
+  if (view.dtype == DType::f32) gather(reinterpret_cast<const float*>(data));
+  else if (view.dtype == DType::f16) gather(reinterpret_cast<const f16*>(data));
+  else gather(reinterpret_cast<const bf16*>(data));
 }
 
 // All rows of all heads as f32, [token][head][width], in `scratch`.
