@@ -60,7 +60,7 @@ class ViewSource final : public RowSource {
       const Index count = std::min(step, rows - first);
       read(layer, head, first, count, plain.data(), nullptr);
       kernels().pack_keys(DType::f32, lanes.data(), dim, 0, plain.data(), dim, count);
-      const BlockRef block{lanes.data(), nullptr, count};
+      const BlockRef block{lanes.data(), lanes.data(), count};  // values are prefetched, not read
       AttendTask task{};
       task.blocks = &block;
       task.block_count = 1;
