@@ -78,12 +78,7 @@ struct Books {
 
   // True if a policy wants to see queries, or attention computed from them, as they come.
   bool has_observers() const {
-    bool any = false;
-    each([&](auto, const auto& policy) {
-      if constexpr (Observer<std::decay_t<decltype(policy)>>)
-        any = any || asks(needs_of(policy), Need::queries) || asks(needs_of(policy), Need::attention);
-    });
-    return any;
+    return observers_ask(Need::queries) || observers_ask(Need::attention);
   }
 
   // A head as policy I sees it, from row `base` on, `count` rows. `positions` is scratch that must outlive the view.
@@ -170,6 +165,7 @@ struct Books {
     each([&](auto index, const auto& policy) {
       using P = std::decay_t<decltype(policy)>;
       if constexpr (Observer<P>) {
+        if (!observes(policy)) return;
         Head seen = view<decltype(index)::value>(layer, head, 0, rows, positions);
         const Need needs = needs_of(policy);
         const bool wanted = (asks(needs, Need::attention) && attended.size() > 0) ||
@@ -187,7 +183,7 @@ struct Books {
   bool observers_ask(Need one) const {
     bool any = false;
     each([&](auto, const auto& policy) {
-      if constexpr (Observer<std::decay_t<decltype(policy)>>) any = any || asks(needs_of(policy), one);
+      any = any || (observes(policy) && asks(needs_of(policy), one));
     });
     return any;
   }

@@ -261,8 +261,8 @@ class Judgement {
     for (int layer = 0; layer < books_.shape.layers; ++layer) {
       if (books_.layers[uz(layer)].seen() == 0 || skips_layer(policy, layer)) continue;
       if (window_of(policy) > 0) books_.demand_window(layer);
-      if constexpr (Observer<P>)
-        if (asks(needs_of(policy), Need::attention) || asks(needs_of(policy), Need::queries)) books_.demand_all(layer);
+      if (observes(policy) && (asks(needs_of(policy), Need::attention) || asks(needs_of(policy), Need::queries)))
+        books_.demand_all(layer);
     }
   }
 

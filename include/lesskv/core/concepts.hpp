@@ -150,6 +150,14 @@ concept Measurer = requires(const P p, const Head& head, state_of<P>& state) { p
 template <class P>
 concept Observer = requires(const P p, const Head& head, state_of<P>& state) { p.observe(head, state); };
 
+// Whether an Observer really wants to be called: `bool observes() const` for a type that only knows at run time.
+template <class P>
+bool observes(const P& policy) {
+  if constexpr (!Observer<P>) return false;
+  else if constexpr (requires { { policy.observes() } -> std::same_as<bool>; }) return policy.observes();
+  else return true;
+}
+
 // ---- the checks: one sentence each -----------------------------------------------------------------------------------
 namespace detail {
 template <class P>

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: MIT
+// The text form of policies: "keep(fraction=0.25, sinks=16) + lagkv(lag=128)".
+//
+//   spec   = part { "+" part } | "exact"
+//   part   = name [ "(" key "=" value { "," key "=" value } ")" ]
+//   value  = number | true | false | word | value { ":" value }        (lists: skip_layers=0:1)
+//
+// Spaces are ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or model); `store` takes
+// dtype=f32, f16 or bf16; every other name is a method of methods.hpp. What the user does not say about sinks and recent
+// rows is filled in from the method's published pins.
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "../methods.hpp"
+#include "any_policy.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+
+// A parsed spec. May be edited before a cache is made of it.
+struct PolicySpec {
+  Keep keep;
+  bool exact = false;  // nothing ever leaves
+  std::optional<AnyScorer> scorer;
+  AnyBudgeter budgeter;
+  std::optional<DType> dtype;
+  std::string methods;  // the text of all parts but `keep`
+
+  // Something says how much to keep.
+  bool has_amount() const { return exact || keep.fraction > 0 || keep.tokens > 0 || keep.bytes > 0; }
+  // Rows are judged once, a chunk at a time: only `fraction` shortens them.
+  bool judges_once() const { return scorer && scorer->reach().chunk > 0; }
+  std::string to_string() const {
+    if (exact) return methods.empty() ? "exact" : "exact+" + methods;
+    std::string out = "keep(", comma;
+    const auto add = [&](const char* key, const std::string& value) {
+      out += comma + key + "=" + value;
+      comma = ",";
+    };
+    if (keep.fraction > 0) {
+      char text[32];
+      std::snprintf(text, sizeof text, "%.6g", keep.fraction);
+      add("fraction", text);
+    }
+    if (keep.tokens > 0) add("tokens", std::to_string(keep.tokens));
+    if (keep.bytes > 0) add("bytes", std::to_string(keep.bytes));
+    if (keep.sinks > 0) add("sinks", std::to_string(keep.sinks));
+    if (keep.recent > 0) add("recent", std::to_string(keep.recent));
+    if (keep.shared != Shared::head) add("shared", keep.shared == Shared::layer ? "layer" : "model");
+    if (keep.every != Keep{}.every) add("every", std::to_string(keep.every));
+    return out + ")+" + methods;
+  }
+};
+
+struct ParameterInfo {
+  std::string name, value, text;  // value: the default
+};
+struct MethodInfo {
+  std::string name, role, summary;
+  Keep published;  // pins of the published form
+  std::vector<ParameterInfo> parameters;
+};
+
+namespace detail {
+
+struct SpecPart {
+  std::string name;
+  std::vector<std::pair<std::string, std::string>> arguments;
+};
+
+inline std::vector<SpecPart> split_spec(std::string_view spec) {
+  std::string text;
+  for (const char c : spec)
+    if (c != ' ' && c != '\t' && c != '\n') text += c;
+  std::vector<SpecPart> parts;
+  std::size_t at = 0;
+  const auto word = [&](const char* what) {
+    const std::size_t start = at;
+    while (at < text.size() && std::string_view("+(),=").find(text[at]) == std::string_view::npos) ++at;
+    if (at == start) fail("spec: ", what, " is missing at character ", start + 1, " of '", text, "'");
+    return text.substr(start, at - start);
+  };
+  while (at < text.size() || !parts.empty()) {
+    SpecPart part{word("a name"), {}};
+    if (at < text.size() && text[at] == '(') {
+      ++at;
+      while (at < text.size() && text[at] != ')') {
+        std::string key = word("a parameter");
+        if (at >= text.size() || text[at] != '=')
+          fail("spec: '", part.name, "': '=' is missing after '", key, "'");
+        ++at;
+        part.arguments.emplace_back(std::move(key), word("a value"));
+        if (at < text.size() && text[at] == ',') ++at;
+        else break;
+      }
+      if (at >= text.size() || text[at] != ')') fail("spec: '", part.name, "': ')' is missing");
+      ++at;
+    }
+    parts.push_back(std::move(part));
+    if (at == text.size()) break;
+    if (text[at] != '+') fail("spec: '+' is missing at character ", at + 1, " of '", text, "'");
+    ++at;
+  }
+  return parts;
+}
+
+// Numbers of edits between two words, for "did you mean".
+inline std::size_t edits(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+[[noreturn]] inline void fail_unknown(const std::string& what, const std::string& word, const std::vector<std::string>& known) {
+  std::string list, nearest;
+  std::size_t least = 3;
+  for (const std::string& one : known) {
+    list += (list.empty() ? "" : ", ") + one;
+    if (const std::size_t distance = edits(word, one); distance < least) {
+      least = distance;
+      nearest = one;
+    }
+  }
+  fail("spec: unknown ", what, " '", word, "'", nearest.empty() ? "" : "; did you mean '" + nearest + "'?", " Known: ",
+       list.empty() ? "none" : list);
+}
+
+[[noreturn]] inline void fail_value(const std::string& where, const std::string& text, const char* wanted) {
+  fail("spec: ", where, ": '", text, "' is not ", wanted);
+}
+
+template <class T>
+  requires std::integral<T>
+void parse_value(const std::string& where, const std::string& text, T& out) {
+  if constexpr (std::same_as<T, bool>) {
+    if (text == "true" || text == "1") out = true;
+    else if (text == "false" || text == "0") out = false;
+    else fail_value(where, text, "true or false");
+  } else {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+    if (error != std::errc() || end != text.data() + text.size()) fail_value(where, text, "an integer in range");
+  }
+}
+template <class T>
+  requires std::floating_point<T>
+void parse_value(const std::string& where, const std::string& text, T& out) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) fail_value(where, text, "a number");
+  out = static_cast<T>(value);
+}
+template <class T>
+void parse_value(const std::string& where, const std::string& text, std::vector<T>& out) {
+  out.clear();
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t end = std::min(text.find(':', at), text.size());
+    parse_value(where, text.substr(at, end - at), out.emplace_back());
+    at = end + 1;
+  }
+}
+
+template <class T>
+std::string value_text(const T& value) {
+  if constexpr (std::same_as<T, bool>) return value ? "true" : "false";
+  else if constexpr (std::integral<T>) return std::to_string(value);
+  else if constexpr (std::floating_point<T>) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", double{value});
+    return text;
+  } else {
+    std::string out;
+    for (const auto& one : value) out += (out.empty() ? "" : ":") + value_text(one);
+    return out.empty() ? "none" : out;
+  }
+}
+
+inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool& recent) {
+  for (const auto& argument : part.arguments) {
+    const std::string& key = argument.first;
+    const std::string where = "keep(" + key + ")";
+    std::string text = argument.second;
+    if (key == "fraction") parse_value(where, text, spec.keep.fraction);
+    else if (key == "tokens") parse_value(where, text, spec.keep.tokens);
+    else if (key == "every") parse_value(where, text, spec.keep.every);
+    else if (key == "sinks") parse_value(where, text, spec.keep.sinks), sinks = true;
+    else if (key == "recent") parse_value(where, text, spec.keep.recent), recent = true;
+    else if (key == "bytes") {
+      std::size_t unit = 1;
+      const char last = text.back();
+      if (last == 'k' || last == 'M' || last == 'G') {
+        unit = last == 'k' ? std::size_t{1} << 10 : last == 'M' ? std::size_t{1} << 20 : std::size_t{1} << 30;
+        text.pop_back();
+      }
+      parse_value(where, text, spec.keep.bytes);
+      spec.keep.bytes *= unit;
+    } else if (key == "shared") {
+      if (text == "head") spec.keep.shared = Shared::head;
+      else if (text == "layer") spec.keep.shared = Shared::layer;
+      else if (text == "model") spec.keep.shared = Shared::model;
+      else fail_value(where, text, "head, layer or model");
+    } else {
+      fail_unknown("parameter of keep", key, {"fraction", "tokens", "bytes", "sinks", "recent", "shared", "every"});
+    }
+  }
+}
+
+inline void parse_store(const SpecPart& part, PolicySpec& spec) {
+  for (const auto& [key, text] : part.arguments) {
+    if (key != "dtype") fail_unknown("parameter of store", key, {"dtype"});
+    if (text == "f32") spec.dtype = DType::f32;
+    else if (text == "f16") spec.dtype = DType::f16;
+    else if (text == "bf16") spec.dtype = DType::bf16;
+    else fail_value("store(dtype)", text, "f32, f16 or bf16");
+  }
+}
+
+template <class P>
+P parse_method(const SpecPart& part) {
+  P policy;
+  for (const auto& argument : part.arguments) {
+    bool found = false;
+    std::vector<std::string> known;
+    P::parameters(policy, [&](const char* name, auto& field, const char*) {
+      known.push_back(name);
+      if (argument.first != name) return;
+      found = true;
+      parse_value(part.name + "(" + name + ")", argument.second, field);
+    });
+    if (!found) fail_unknown("parameter of " + part.name, argument.first, known);
+  }
+  return policy;
+}
+
+template <class P>
+bool add_method(const SpecPart& part, PolicySpec& spec, Keep& published) {
+  if (part.name != P::name) return false;
+  P policy = parse_method<P>(part);
+  if constexpr (Scorer<P>) {
+    if (spec.scorer) fail("spec: two policies say which rows stay; name one");
+    published = P::published;
+    spec.scorer.emplace(std::move(policy));
+  } else {
+    spec.budgeter.add(std::move(policy));
+  }
+  return true;
+}
+
+template <class P>
+MethodInfo info_of() {
+  MethodInfo info{std::string(P::name), Scorer<P> ? "scorer" : "budgeter", std::string(P::summary), {}, {}};
+  if constexpr (Scorer<P>) info.published = P::published;
+  P policy;
+  P::parameters(policy, [&](const char* name, const auto& field, const char* text) {
+    info.parameters.push_back({name, value_text(field), text});
+  });
+  return info;
+}
+
+template <class... Ps>
+PolicySpec parse_spec(std::string_view text, MethodList<Ps...>) {
+  PolicySpec spec;
+  Keep published;
+  bool sinks = false, recent = false, kept = false;
+  for (const SpecPart& part : split_spec(text)) {
+    if (part.name == "keep") {
+      if (kept) fail("spec: two keep(...) parts; say once how much to keep");
+      kept = true;
+      parse_keep(part, spec, sinks, recent);
+      continue;
+    }
+    if (part.name == "exact") {
+      if (!part.arguments.empty()) fail("spec: exact has no parameters");
+      spec.exact = true;
+      continue;
+    }
+    std::string own = part.name;
+    for (std::size_t i = 0; i < part.arguments.size(); ++i)
+      own += (i == 0 ? "(" : ",") + part.arguments[i].first + "=" + part.arguments[i].second;
+    spec.methods += (spec.methods.empty() ? "" : "+") + own + (part.arguments.empty() ? "" : ")");
+    if (part.name == "store") {
+      parse_store(part, spec);
+      continue;
+    }
+    if (!(add_method<Ps>(part, spec, published) || ...))
+      fail_unknown("name", part.name, {"exact", "keep", "store", std::string(Ps::name)...});
+  }
+  if (!spec.scorer) {
+    if (kept || !spec.budgeter.empty()) fail("spec: nothing says which rows stay; add a scorer, for example lagkv");
+    spec.exact = true;
+  } else if (spec.exact) {
+    fail("spec: 'exact' keeps everything; it goes with no scorer");
+  }
+  if (!sinks) spec.keep.sinks = published.sinks;
+  if (!recent) spec.keep.recent = published.recent;
+  return spec;
+}
+
+}  // namespace detail
+
+template <class List = Methods>
+PolicySpec parse_spec(std::string_view text) {
+  return detail::parse_spec(text, List{});
+}
+
+// Names, parameters with defaults, and published pins of all methods.
+template <class... Ps>
+std::vector<MethodInfo> list_methods(MethodList<Ps...> = {}) {
+  return {detail::info_of<Ps>()...};
+}
+inline std::vector<MethodInfo> list_methods() { return list_methods(Methods{}); }
+
+LESSKV_END_NAMESPACE
