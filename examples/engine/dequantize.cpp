@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "dequantize.hpp"
 
-#include <algorithm>
 #include <cstring>
-#include <lesskv/core/types.hpp>
+
+#include "half.hpp"
 
 namespace engine {
 namespace {
 
 constexpr Index block = 32;
-
-float half_at(const std::byte* from) {
-  lesskv::f16 half;
-  std::memcpy(&half, from, sizeof half);
-  return lesskv::to_float(half);
-}
 
 void dequantize_q8_0(const std::byte* from, float* to, Index count) {
   for (Index i = 0; i < count; i += block, from += 34) {
@@ -56,25 +50,6 @@ void widen(const std::byte* from, float* to, Index count) {
   }
 }
 
-// Any type: a piece is dequantised to the first-level cache, then multiplied. Sixteen sums, so that
-// the additions of neighbouring numbers do not wait for each other and vectorise.
-float dot_in_pieces(TensorType type, const std::byte* row, const float* x, Index count) {
-  constexpr Index piece = 256, lanes = 16;
-  const TensorLayout layout = layout_of(type);
-  float weights[piece], sums[lanes] = {};
-  for (Index i = 0; i < count; i += piece) {
-    const Index n = std::min(piece, count - i);
-    dequantize(type, row + i / layout.block_numbers * layout.block_bytes, weights, n);
-    Index j = 0;
-    for (; j + lanes <= n; j += lanes)
-      for (Index k = 0; k < lanes; ++k) sums[k] += weights[j + k] * x[i + j + k];
-    for (; j < n; ++j) sums[j % lanes] += weights[j] * x[i + j];
-  }
-  float sum = 0;
-  for (const float part : sums) sum += part;
-  return sum;
-}
-
 }  // namespace
 
 void dequantize(TensorType type, const std::byte* from, float* to, Index count) {
@@ -93,10 +68,6 @@ void dequantize(TensorType type, const std::byte* from, float* to, Index count) 
     case TensorType::q4_1:
       return dequantize_q4_1(from, to, count);
   }
-}
-
-float dot(TensorType type, const std::byte* row, const float* x, Index count) {
-  return dot_in_pieces(type, row, x, count);
 }
 
 }  // namespace engine

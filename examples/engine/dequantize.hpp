@@ -15,8 +15,4 @@ namespace engine {
 // `to`.
 void dequantize(TensorType type, const std::byte* from, float* to, Index count);
 
-// The dot product of one stored row with x, dequantised in registers: sums are f32, nothing is
-// rounded to 8 bits.
-float dot(TensorType type, const std::byte* row, const float* x, Index count);
-
 }  // namespace engine

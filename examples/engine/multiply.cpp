@@ -1,23 +1,16 @@
 // SPDX-License-Identifier: MIT
 // The matrix products, where nearly all the time of a model without attention goes.
-#include <cstring>
-
 #include "dequantize.hpp"
+#include "dot.hpp"
 #include "panels.hpp"
+#include "vector.hpp"
 
 namespace engine {
 namespace {
 
-// As many floats as a register of the target holds, and rows so that the accumulators of a tile
-// fill the registers: 2 x 12 of 32 with AVX-512, 2 x 6 of 16 otherwise.
-#if defined(__AVX512F__)
-constexpr Index lanes = 16, tile_rows = 12;
-#elif defined(__AVX__)
-constexpr Index lanes = 8, tile_rows = 6;
-#else
-constexpr Index lanes = 4, tile_rows = 6;
-#endif
-typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
+// So many rows that the accumulators of a tile fill the registers: 2 x 12 of 32 with AVX-512, 2 x 6
+// of 16 otherwise.
+constexpr Index tile_rows = lanes == 16 ? 12 : 6;
 
 // tile_rows rows of weights times `vectors` vectors of tokens. Weights are broadcast from
 // [row][weight_stride], tokens read from [feature][width]. All sums live in registers for the whole
@@ -28,8 +21,7 @@ void multiply_tile(const float* weights, Index weight_stride, Index columns, con
   Vector sums[tile_rows][vectors] = {};
   for (Index c = 0; c < columns; ++c) {
     Vector x[vectors];
-    for (int v = 0; v < vectors; ++v)
-      std::memcpy(&x[v], in + c * width + v * lanes, sizeof(Vector));
+    for (int v = 0; v < vectors; ++v) x[v] = load(in + c * width + v * lanes);
 #pragma GCC unroll 12
     for (Index r = 0; r < tile_rows; ++r) {
       const float w = weights[r * weight_stride + c];
@@ -41,13 +33,7 @@ void multiply_tile(const float* weights, Index weight_stride, Index columns, con
     if (r >= rows) break;
     for (int v = 0; v < vectors; ++v) {
       float* const to = out + r * width + v * lanes;
-      Vector sum = sums[r][v];
-      if (add) {
-        Vector old;
-        std::memcpy(&old, to, sizeof old);
-        sum += old;
-      }
-      std::memcpy(to, &sum, sizeof sum);
+      store(to, add ? load(to) + sums[r][v] : sums[r][v]);
     }
   }
 }
@@ -94,26 +80,23 @@ void in_blocks(Index rows, Index block, const Executor& executor, const Task& ta
 
 }  // namespace
 
-void multiply(const Weights& weights, const float* in, float* out, const Executor& executor) {
+void multiply(const Weights& weights, const float* in, float* out, bool add,
+              const Executor& executor) {
+  thread_local Buffer scratch;
+  float* const sums = scratch.reserve(weights.columns / dot_block);
+  block_sums(in, weights.columns, sums);
   in_blocks(weights.rows, 128, executor, [&](Index first, Index rows) {
-    for (Index r = first; r < first + rows; ++r)
-      out[r] = dot(weights.type, weights.row(r), in, weights.columns);
+    for (Index r = first; r < first + rows; ++r) {
+      const float product = dot(weights.type, weights.row(r), in, sums, weights.columns);
+      out[r] = add ? out[r] + product : product;
+    }
   });
 }
 
 void multiply(const Weights& weights, const Panels& in, Panels& out, bool add,
               const Executor& executor) {
   if (!add) out.resize(weights.rows, in.tokens());
-  if (in.tokens() == 1) {
-    float* const to = out.panel(0);
-    in_blocks(weights.rows, 128, executor, [&](Index first, Index rows) {
-      for (Index r = first; r < first + rows; ++r) {
-        const float sum = dot(weights.type, weights.row(r), in.panel(0), weights.columns);
-        to[r] = add ? to[r] + sum : sum;
-      }
-    });
-    return;
-  }
+  if (in.tokens() == 1) return multiply(weights, in.panel(0), out.panel(0), add, executor);
   // A block of rows stays in the second-level cache while all tokens pass by.
   const Index block = std::max<Index>(1, 65536 / weights.columns / tile_rows) * tile_rows;
   in_blocks(weights.rows, block, executor,

@@ -102,8 +102,9 @@ struct Weights {
 void multiply(const Weights& weights, const Panels& in, Panels& out, bool add,
               const Executor& executor);
 
-// The same for one vector: out[rows].
-void multiply(const Weights& weights, const float* in, float* out, const Executor& executor);
+// The same for one token: in[columns], out[rows].
+void multiply(const Weights& weights, const float* in, float* out, bool add,
+              const Executor& executor);
 
 // out = in / sqrt(mean(in^2) + epsilon) * gain, per token (Zhang and Sennrich 2019, RMSNorm).
 void rms_norm(const Panels& in, std::span<const float> gain, float epsilon, Panels& out);

@@ -68,7 +68,7 @@ void Run::write_logits(Index first_token, Index row) {
   from_rows(wanted, c.width, n, attended_);
   rms_norm(attended_, model_->output_norm(), c.norm_epsilon, normed_);
   float* const to = logits_.data() + row * c.vocabulary;
-  if (n == 1) return multiply(model_->output(), normed_.panel(0), to, executor_);
+  if (n == 1) return multiply(model_->output(), normed_.panel(0), to, false, executor_);
   multiply(model_->output(), normed_, vocabulary_, false, executor_);
   to_rows(vocabulary_, to);
 }
