@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "reference.hpp"
+
+namespace {
+
+using namespace reference;
+
+// LagKV in double, by the paper's equations: kept rows of one head, one-shot.
+std::vector<std::int32_t> oracle(const Matrix& keys, const Matrix& values, Index sinks, Index lag, double fraction, double weight) {
+  const Index n = keys.rows();
+  std::vector<std::int32_t> kept;
+  const Index parts = n < sinks + 2 * lag ? 0 : (n - sinks) / lag;
+  for (Index r = 0; r < std::min(n, sinks); ++r) kept.push_back(static_cast<std::int32_t>(r));
+  const auto one_side = [&](const Matrix& x, Index first) {
+    std::vector<double> e(static_cast<std::size_t>(lag));
+    double sum = 0;
+    for (Index i = 0; i < lag; ++i) {
+      std::vector<double> z;
+      for (Index c = 0; c < x.cols(); ++c) {
+        double low = 1e300, high = -1e300;
+        for (Index j = 0; j < lag; ++j) {
+          low = std::min(low, double{x(first + lag + j, c)});
+          high = std::max(high, double{x(first + lag + j, c)});
+        }
+        if (high > low) z.push_back((double{x(first + i, c)} - low) / (high - low));
+      }
+      double mean = 0, squares = 0;
+      for (const double v : z) mean += v / double(z.size());
+      for (const double v : z) squares += (v - mean) * (v - mean);
+      e[static_cast<std::size_t>(i)] = z.size() < 2 ? 1 : std::exp(std::sqrt(squares / double(z.size() - 1)));
+      sum += e[static_cast<std::size_t>(i)];
+    }
+    for (double& v : e) v /= sum;
+    return e;
+  };
+  for (Index p = 0; p + 1 < parts; ++p) {
+    const Index first = sinks + p * lag;
+    const auto k = one_side(keys, first), v = one_side(values, first);
+    std::vector<std::pair<double, Index>> order;
+    for (Index i = 0; i < lag; ++i) order.emplace_back(-(k[std::size_t(i)] + weight * v[std::size_t(i)]), -(first + i));
+    std::sort(order.begin(), order.end());
+    std::vector<std::int32_t> chosen;
+    for (Index i = 0; i < static_cast<Index>(fraction * double(lag) + 1e-9); ++i)
+      chosen.push_back(static_cast<std::int32_t>(-order[std::size_t(i)].second));
+    std::sort(chosen.begin(), chosen.end());
+    kept.insert(kept.end(), chosen.begin(), chosen.end());
+  }
+  for (Index r = parts == 0 ? std::min(n, sinks) : sinks + (parts - 1) * lag; r < n; ++r) kept.push_back(static_cast<std::int32_t>(r));
+  return kept;
+}
+
+struct Case {
+  int layer;
+  Index sinks, lag;
+  std::string fraction, weight;
+  std::string file() const {
+    return "lagkv/kept_" + layer_name(layer) + "_S" + std::to_string(sinks) + "_L" + std::to_string(lag) + "_r" + fraction +
+           (weight.empty() ? "" : "_w" + weight) + ".npy";
+  }
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> out;
+  for (const int layer : {0, 15, 29})
+    for (const auto& [sinks, lag] : {std::pair<Index, Index>{4, 128}, {16, 128}, {16, 256}})
+      for (const char* fraction : {"0.5", "0.25", "0.1"}) out.push_back({layer, sinks, lag, fraction, ""});
+  out.push_back({15, 16, 128, "0.25", "0.5"});
+  out.push_back({15, 16, 128, "0.25", "0"});
+  return out;
+}
+
+TEST(LagKV, KeptSetsEqualTheOfficialCodeInEveryCaseAndForEverySplit) {
+  std::mt19937 random(1);
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.file());
+    const Tensor k("k_" + layer_name(c.layer)), v("v_" + layer_name(c.layer));
+    const LagKV policy{.lag = c.lag, .value_weight = c.weight.empty() ? 1.f : std::stof(c.weight)};
+    const Keep keep{.fraction = std::stod(c.fraction), .sinks = c.sinks};
+    const auto want = kept(c.file());
+    for (int split = 0; split < 4; ++split) {  // one-shot, then parts of at most 1, 100, 400 tokens
+      KVCache cache(shape(), policy, keep);
+      for (Index at = 0; at < 1024;) {
+        const Index most = split == 0 ? 1024 : split == 1 ? 1 : split == 2 ? 100 : 400;
+        const Index n = std::min<Index>(1024 - at, split < 2 ? most : 1 + static_cast<Index>(random() % static_cast<unsigned>(most)));
+        cache.append(0, k.view(at, n), v.view(at, n));
+        cache.compress();
+        at += n;
+      }
+      for (int h = 0; h < 3; ++h) EXPECT_EQ(positions(cache.positions(0, h)), row(want, h)) << "head " << h << " split " << split;
+    }
+  }
+}
+
+TEST(LagKV, LengthsAndSetsAlongAStreamEqualTheOfficialCode) {
+  const Tensor k("k_l15"), v("v_l15");
+  const auto lengths = support::load_npy<std::int32_t>(path("lagkv/stream_l15_S16_L128_r0.25_lengths.npy"));
+  KVCache cache(shape(), LagKV{}, Keep{.fraction = 0.25, .sinks = 16});
+  for (Index at = 0; at < 1024; ++at) {
+    cache.append(0, k.view(at, 1), v.view(at, 1));
+    cache.compress();
+    ASSERT_EQ(cache.size(0, 0), lengths.data[static_cast<std::size_t>(at)]) << "after token " << at + 1;
+    for (const Index stop : {271, 272, 273, 400, 700, 1024})
+      if (at + 1 == stop) {
+        const auto want = kept("lagkv/stream_l15_S16_L128_r0.25_at" + std::to_string(stop) + ".npy");
+        for (int h = 0; h < 3; ++h) EXPECT_EQ(positions(cache.positions(0, h)), row(want, h)) << stop;
+      }
+  }
+}
+
+TEST(LagKV, ScoresEqualTheOfficialCode) {
+  for (const int layer : {0, 15, 29})
+    for (const auto& [sinks, lag] : {std::pair<Index, Index>{4, 128}, {16, 128}, {16, 256}}) {
+      const auto want = support::load_npy<float>(path("lagkv/score_" + layer_name(layer) + "_S" + std::to_string(sinks) + "_L" +
+                                                      std::to_string(lag) + ".npy"));
+      for (int h = 0; h < 3; ++h) {
+        Seen seen(layer, h);
+        const Index scored = static_cast<Index>(want.shape[1]);
+        for (Index first = sinks; first < sinks + scored; first += lag) {
+          seen.head.first = first;
+          seen.head.last = first + lag;
+          LagKV{.lag = lag}.score(seen.head, seen.scores);
+        }
+        const float* file = want.data.data() + h * scored;
+        for (Index r = 0; r < scored; ++r)
+          ASSERT_NEAR(seen.scores[std::size_t(sinks + r)], file[r], 2e-6f * file[r]) << layer << " " << h << " " << r;
+      }
+    }
+}
+
+// Integer tensors worked out by hand in the paper's formula, float64.
+TEST(LagKV, WorkedExample) {
+  const Shape tiny{.query_heads = 2, .kv_heads = 2, .head_dim = 4, .dtype = DType::f32};
+  Matrix K(22, 8), V(22, 8);
+  for (int n = 0; n < 22; ++n)
+    for (int h = 0; h < 2; ++h)
+      for (int d = 0; d < 4; ++d) {
+        K(n, h * 4 + d) = static_cast<float>((3 * n * n + 7 * n + 13 * d + 5 * h + 2 * n * d) % 29) / 29;
+        V(n, h * 4 + d) = static_cast<float>((5 * n * n + 11 * n + 17 * d + 3 * h + 4 * n * d + 1) % 31) / 31;
+      }
+  const auto run = [&](LagKV policy, Index tokens) {
+    KVCache cache(tiny, policy, Keep{.fraction = 0.5, .sinks = 2});
+    cache.append(0, View::packed(K.data(), tokens, 2, 4), View::packed(V.data(), tokens, 2, 4));
+    cache.compress();
+    return std::pair(positions(cache.positions(0, 0)), positions(cache.positions(0, 1)));
+  };
+  using V32 = std::vector<std::int32_t>;
+  EXPECT_EQ(run({.lag = 4}, 19), (std::pair<V32, V32>{{0, 1, 2, 5, 6, 8, 10, 13, 14, 15, 16, 17, 18}, {0, 1, 2, 5, 7, 8, 10, 13, 14, 15, 16, 17, 18}}));
+  EXPECT_EQ(run({.lag = 4}, 22), (std::pair<V32, V32>{{0, 1, 2, 5, 6, 8, 10, 13, 16, 17, 18, 19, 20, 21}, {0, 1, 2, 5, 7, 8, 10, 13, 14, 16, 18, 19, 20, 21}}));
+  EXPECT_EQ(run({.lag = 4, .value_weight = 0}, 19).first, (V32{0, 1, 2, 5, 6, 9, 10, 12, 14, 15, 16, 17, 18}));
+}
+
+TEST(LagKV, APerturbedKeyMovesTheSetAsTheOracleSays) {
+  Seen seen(15, 1);
+  std::mt19937 random(2);
+  int moved = 0;
+  const Shape one{.query_heads = 1, .kv_heads = 1, .head_dim = 64, .dtype = DType::f32};
+  for (int round = 0; round < 12; ++round) {
+    Matrix keys = seen.keys;
+    const Index r = 16 + static_cast<Index>(random() % 800);
+    keys(r, static_cast<Index>(random() % 64)) += 40.f;
+    KVCache cache(one, LagKV{}, Keep{.fraction = 0.25, .sinks = 16});
+    cache.append(0, View::packed(keys.data(), 1024, 1, 64), View::packed(seen.values.data(), 1024, 1, 64));
+    cache.compress();
+    const auto want = oracle(keys, seen.values, 16, 128, 0.25, 1);
+    EXPECT_EQ(positions(cache.positions(0, 0)), want);
+    moved += want != oracle(seen.keys, seen.values, 16, 128, 0.25, 1);
+  }
+  EXPECT_GT(moved, 6);
+}
+
+TEST(LagKV, ChannelsWithoutARangeSayNothing) {
+  Seen seen(0, 0);
+  Matrix keys = seen.keys, values = seen.values;
+  keys.col(3).setConstant(2.f);
+  keys.col(4).segment(144, 128).setZero();  // constant in one chunk only
+  values.setZero();                         // nothing to say at all
+  const Shape one{.query_heads = 1, .kv_heads = 1, .head_dim = 64, .dtype = DType::f32};
+  KVCache cache(one, LagKV{}, Keep{.fraction = 0.25, .sinks = 16});
+  cache.append(0, View::packed(keys.data(), 1024, 1, 64), View::packed(values.data(), 1024, 1, 64));
+  cache.compress();
+  EXPECT_EQ(positions(cache.positions(0, 0)), oracle(keys, values, 16, 128, 0.25, 1));
+}
+
+TEST(LagKV, IdenticalRowsGiveFiniteEqualScoresAndTheLaterRowsStay) {
+  const Shape one{.query_heads = 1, .kv_heads = 1, .head_dim = 8, .dtype = DType::f32};
+  const Matrix same = Matrix::Ones(24, 8);
+  KVCache cache(one, LagKV{.lag = 8}, Keep{.fraction = 0.5});
+  cache.append(0, View::packed(same.data(), 24, 1, 8), View::packed(same.data(), 24, 1, 8));
+  cache.compress();
+  EXPECT_EQ(positions(cache.positions(0, 0)), (std::vector<std::int32_t>{4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}));
+}
+
+TEST(LagKV, SkippedLayersStayWhole) {
+  const Tensor k("k_l15"), v("v_l15");
+  Shape two = shape();
+  two.layers = 2;
+  KVCache cache(two, LagKV{.skip_layers = {1}}, Keep{.fraction = 0.25, .sinks = 16});
+  for (int l = 0; l < 2; ++l) cache.append(l, k.view(), v.view());
+  cache.compress();
+  EXPECT_EQ(cache.size(0, 0), 16 + 6 * 32 + 128 + 112);
+  EXPECT_EQ(cache.size(1, 0), 1024);
+}
+
+TEST(LagKV, ScoresOfAChunkSumToOnePlusTheWeight) {
+  Seen seen(29, 2);
+  seen.head.first = 16;
+  seen.head.last = 144;
+  LagKV{.value_weight = 0.5f}.score(seen.head, seen.scores);
+  double sum = 0;
+  for (Index r = 16; r < 144; ++r) sum += double{seen.scores[std::size_t(r)]};
+  EXPECT_NEAR(sum, 1.5, 1e-5);
+}
+
+TEST(LagKV, WrongParametersAreNamed) {
+  const auto message = [](LagKV policy) -> std::string {
+    try {
+      KVCache cache(shape(), policy, Keep{.fraction = 0.5});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(message({.lag = 1}).find("LagKV::lag"), std::string::npos);
+  EXPECT_NE(message({.value_weight = -1}).find("value_weight"), std::string::npos);
+  EXPECT_NE(message({.skip_layers = {1}}).find("skip_layers"), std::string::npos);
+}
+
+}  // namespace
