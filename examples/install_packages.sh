@@ -3,13 +3,13 @@
 # Installs what Debian or Ubuntu packages are missing, and says which. Root or sudo only if something is missing.
 #
 #   examples/install_packages.sh GROUP...      groups: build, clang, tests, examples, bench, arm
-#   examples/install_packages.sh --check GROUP...   only says whether all are there (exit status)
 set -euo pipefail
 
+# A question mark: not every release has a package of this name.
 packages_of() {
   case $1 in
     build) echo "g++ cmake ninja-build libeigen3-dev" ;;
-    clang) echo "clang" ;;
+    clang) echo "clang libclang-rt-dev?" ;;
     tests) echo "libgtest-dev libgmock-dev pkg-config" ;;
     examples) echo "libcli11-dev nlohmann-json3-dev libpcre2-dev ca-certificates python3 python3-pip python3-venv" ;;
     bench) echo "libbenchmark-dev" ;;
@@ -18,9 +18,6 @@ packages_of() {
   esac
 }
 
-check_only=false
-if [ "${1:-}" = "--check" ]; then check_only=true; shift; fi
-
 wanted=""
 for group in "$@"; do wanted+=" $(packages_of "$group")"; done
 if ! command -v dpkg-query >/dev/null; then
@@ -28,14 +25,20 @@ if ! command -v dpkg-query >/dev/null; then
   exit 0
 fi
 
-missing=""
-for package in $wanted; do
-  status=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)
-  [ "${status:0:2}" = "ii" ] || missing+=" $package"
-done
-[ -z "$missing" ] && exit 0
-if $check_only; then echo "Missing:$missing"; exit 1; fi
+find_missing() {
+  local entry package status
+  missing=""
+  for entry in $wanted; do
+    package=${entry%\?}
+    status=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)
+    [ "${status:0:2}" != "ii" ] || continue
+    [ "$entry" = "$package" ] || apt-cache show "$package" >/dev/null 2>&1 || continue
+    missing+=" $package"
+  done
+}
 
+find_missing
+[ -n "$missing" ] || exit 0
 as_root=""
 if [ "$(id -u)" != 0 ]; then
   if ! command -v sudo >/dev/null; then
@@ -44,16 +47,18 @@ if [ "$(id -u)" != 0 ]; then
   fi
   as_root="sudo"
 fi
-echo "Installing with apt${as_root:+ (sudo)}:$missing"
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-export DEBIAN_FRONTEND=noninteractive
 install() {
-  # env: sudo does not pass the variable on. --no-install-recommends: no documentation, no desktop parts.
-  # shellcheck disable=SC2086  # a list of words
+  find_missing
+  echo "Installing with apt${as_root:+ (sudo)}:$missing"
+  # env: sudo does not pass variables on. No recommended packages: they are documentation and desktop parts.
+  # shellcheck disable=SC2086  # lists of words
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >"$log" 2>&1
 }
 # The package lists of a fresh machine are empty, those of an old one may be out of date.
 if ! install; then
-  $as_root apt-get update >"$log" 2>&1 && install || { cat "$log" >&2; exit 1; }
+  echo "Updating the package lists first"
+  { $as_root apt-get update >"$log" 2>&1 && install; } || { cat "$log" >&2; exit 1; }
 fi

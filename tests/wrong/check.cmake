@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: MIT
+# cmake -DCOMPILER= -DINCLUDE= -DEIGEN= -DSOURCE= -P check.cmake: see CMakeLists.txt.
+file(STRINGS ${SOURCE} lines LIMIT_COUNT 2)
+list(GET lines 1 expected)
+if(NOT expected MATCHES "^// expect: (.+)$")
+  message(FATAL_ERROR "${SOURCE}: the second line is not '// expect: <text>'")
+endif()
+set(expected "${CMAKE_MATCH_1}")
+
+set(compile ${COMPILER} -std=c++20 -I${INCLUDE} -isystem${EIGEN} -c ${SOURCE} -o /dev/null)
+execute_process(COMMAND ${compile} RESULT_VARIABLE status ERROR_VARIABLE output)
+if(status EQUAL 0)
+  message(FATAL_ERROR "${SOURCE} compiles, but it must not")
+endif()
+string(FIND "${output}" "${expected}" place)
+if(place EQUAL -1)
+  message(FATAL_ERROR "${SOURCE} does not compile, but without the sentence '${expected}':\n${output}")
+endif()
+execute_process(COMMAND ${compile} -DLESSKV_CONTROL RESULT_VARIABLE status ERROR_VARIABLE output)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "${SOURCE} with LESSKV_CONTROL must compile:\n${output}")
+endif()
