@@ -95,7 +95,7 @@ if ! $quick; then
   unset LESSKV_TEST_MODEL
   leg sanitizers "all tests without the model, clang++, ASan + UBSan" -DCMAKE_CXX_COMPILER=clang++ \
     -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" \
-    -DLESSKV_SANITIZE=address,undefined -DLESSKV_EXAMPLES_NATIVE=OFF
+    -DLESSKV_BUILD_EXAMPLES=ON -DLESSKV_SANITIZE=address,undefined -DLESSKV_EXAMPLES_NATIVE=OFF
   if [ "$(uname -m)" != aarch64 ]; then
     if examples/install_packages.sh arm; then
       leg arm "the kernels for ARM (NEON), emulated by qemu" -DCMAKE_BUILD_TYPE=Release \
