@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+#include "comparison.hpp"
+
+#include <fstream>
+#include <mutex>
+
+#include "evaluate.hpp"
+#include "parallel.hpp"
+
+namespace compare {
+namespace {
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name"))
+      return line.substr(std::min(line.find(": ") + 2, line.size()));
+  return "unknown CPU";
+}
+
+std::string version() {
+  return std::to_string(LESSKV_VERSION_MAJOR) + "." + std::to_string(LESSKV_VERSION_MINOR) + "." +
+         std::to_string(LESSKV_VERSION_PATCH);
+}
+
+}  // namespace
+
+Comparison::Comparison(const Options& options)
+    : options_(options),
+      model_(engine::Model::open(options.model)),
+      tokenizer_(model_.file()),
+      progress_(options.progress) {
+  for (int t = 0; t < options_.threads; ++t) runs_.emplace_back(model_);
+  policies_.emplace_back("exact");
+  for (const std::string& text :
+       options_.policies.empty() ? default_policies(options_.seed) : options_.policies)
+    if (Policy policy(text); !policy.is_exact()) policies_.push_back(std::move(policy));
+  for (const Policy& policy : policies_) {
+    if (policy.has_amount()) {
+      variants_.push_back({&policy, 0});
+    } else {
+      for (const double target : options_.compressions) variants_.push_back({&policy, target});
+    }
+  }
+  for (const std::string& file : options_.texts) {
+    Text text{read_document(file, tokenizer_), {}, {}};
+    if (text.document.dropped_bytes > 0)
+      std::fprintf(stderr, "%s: %zu bytes have no token in this vocabulary and are left out\n",
+                   file.c_str(), text.document.dropped_bytes);
+    try {
+      running_text(text.document.tokens, options_.context, options_.score);
+      copy_spans(text.document.tokens, options_.context);
+    } catch (const std::exception& error) {
+      throw std::runtime_error(file + ": " + error.what());
+    }
+    texts_.push_back(std::move(text));
+  }
+  make_key_texts();
+}
+
+// Texts of 1/2 to 3/4 of the context, out of what the documents have behind the part that is
+// scored, or else from their beginning.
+void Comparison::make_key_texts() {
+  const int count = options_.pass_key_contexts;
+  for (int i = 0; i < count; ++i) {
+    const auto& tokens = texts_[static_cast<std::size_t>(i) % texts_.size()].document.tokens;
+    const double share = 0.5 + 0.25 * (i + 0.5) / count;
+    const auto length = static_cast<std::size_t>(share * static_cast<double>(options_.context));
+    const std::size_t used = static_cast<std::size_t>(options_.context + options_.score);
+    const std::size_t first = tokens.size() >= used + length ? used : 0;
+    KeyText text;
+    text.context = make_pass_keys(tokenizer_, std::span(tokens).subspan(first, length),
+                                  mix(options_.seed) + static_cast<std::uint64_t>(i));
+    key_texts_.push_back(std::move(text));
+  }
+}
+
+Report Comparison::run() {
+  report_.version = version();
+  report_.cpu = cpu_name();
+  report_.model = std::filesystem::path(options_.model).filename().string();
+  report_.model_sha256 = options_.model_sha256;
+  for (const Text& text : texts_) report_.documents.push_back(text.document.name);
+  report_.context = options_.context;
+  report_.score = options_.score;
+  report_.seed = options_.seed;
+  run_exact_passes();
+  for (const Variant& variant : variants_) {
+    Row row;
+    row.policy = variant.policy->text;
+    row.kind = variant.policy->kind();
+    row.target = variant.target > 0 ? variant.target
+                                    : variant.policy->nominal_target(
+                                          options_.context, texts_[0].pass[0].exact.bytes());
+    report_.rows.push_back(std::move(row));
+  }
+  score_documents();
+  score_keys();
+  measure();
+  report_.sort();
+  return report_;
+}
+
+void Comparison::run_exact_passes() {
+  progress_.start("exact passes", static_cast<long>(texts_.size() + key_texts_.size()));
+  const auto run_text = [&](Text& text, engine::Run& run) {
+    const std::span<const std::int32_t> tokens(text.document.tokens);
+    text.pass.push_back(exact_pass(run, tokens.first(static_cast<std::size_t>(options_.context))));
+    progress_.step();
+  };
+  // The first one alone, on one thread: its time is a figure of the report.
+  run_text(texts_[0], runs_[0]);
+  report_.prefill_ms = texts_[0].pass[0].milliseconds;
+  run_parallel(options_.threads, texts_.size() - 1 + key_texts_.size(),
+               [&](std::size_t i, int thread) {
+                 engine::Run& run = runs_[static_cast<std::size_t>(thread)];
+                 if (i + 1 < texts_.size()) return run_text(texts_[i + 1], run);
+                 KeyText& text = key_texts_[i + 1 - texts_.size()];
+                 text.pass.push_back(exact_pass(run, tokenizer_, text.context));
+                 progress_.step();
+               });
+  progress_.start("exact answers", static_cast<long>(texts_.size()));
+  run_parallel(options_.threads, texts_.size(), [&](std::size_t i, int thread) {
+    Text& text = texts_[i];
+    text.tasks.emplace_back(runs_[static_cast<std::size_t>(thread)], text.pass[0].exact,
+                            text.document.tokens, options_.context, options_.score);
+    progress_.step();
+  });
+}
+
+void Comparison::score_documents() {
+  struct Job {
+    const Text* text;
+    std::size_t variant;
+  };
+  std::vector<Job> jobs;
+  for (const Text& text : texts_)
+    for (std::size_t v = 0; v < variants_.size(); ++v) jobs.push_back({&text, v});
+  std::vector<DocumentResult> results(jobs.size());
+  std::vector<std::string> notes(jobs.size());
+  progress_.start("documents", static_cast<long>(jobs.size()));
+  run_parallel(options_.threads, jobs.size(), [&](std::size_t i, int thread) {
+    const auto& [text, v] = jobs[i];
+    try {
+      const Solved solved = solve(variants_[v], text->pass[0]);
+      if (solved.fits)
+        results[i] = evaluate_document(runs_[static_cast<std::size_t>(thread)], solved,
+                                       text->pass[0], text->tasks[0], text->document.name);
+      else
+        notes[i] = solved.why();
+    } catch (const lesskv::Error& error) {
+      notes[i] = error.what();
+    }
+    progress_.step();
+  });
+  // A row is complete or empty: averages over different documents would not compare.
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    Row& row = report_.rows[jobs[i].variant];
+    if (row.note.empty()) row.note = notes[i];
+    row.documents.push_back(std::move(results[i]));
+  }
+  for (Row& row : report_.rows)
+    if (!row.note.empty()) row.documents.clear();
+}
+
+void Comparison::score_keys() {
+  std::mutex mutex;
+  const std::size_t count = key_texts_.size() * variants_.size();
+  progress_.start("pass keys", static_cast<long>(count));
+  run_parallel(options_.threads, count, [&](std::size_t i, int thread) {
+    const KeyText& text = key_texts_[i / variants_.size()];
+    const std::size_t v = i % variants_.size();
+    if (report_.rows[v].measured()) {
+      const Solved solved = solve(variants_[v], text.pass[0]);
+      if (solved.fits) {
+        const KeysFound found = evaluate_keys(runs_[static_cast<std::size_t>(thread)], tokenizer_,
+                                              solved, text.pass[0], text.context);
+        const std::lock_guard lock(mutex);
+        Row& row = report_.rows[v];
+        row.keys_agnostic += found.agnostic;
+        row.keys_aware += found.aware;
+        row.keys += found.of;
+      }
+    }
+    progress_.step();
+  });
+}
+
+void Comparison::measure() {
+  progress_.start("times", static_cast<long>(variants_.size()));
+  for (std::size_t v = 0; v < variants_.size(); ++v) {
+    Row& row = report_.rows[v];
+    if (row.measured()) {
+      Solved solved = solve(variants_[v], texts_[0].pass[0]);
+      const Times times =
+          measure_times(runs_[0], solved, texts_[0].pass[0], texts_[0].document.tokens);
+      row.compress_ms = times.compress_ms;
+      row.decode_tokens_per_s = times.decode_tokens_per_s;
+    }
+    progress_.step();
+  }
+}
+
+}  // namespace compare

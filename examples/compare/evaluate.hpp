@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+// One policy at one compression: on a document, on a text with pass keys, and against the clock.
+#pragma once
+
+#include "passkey.hpp"
+#include "policy.hpp"
+#include "report.hpp"
+#include "tasks.hpp"
+
+namespace compare {
+
+inline Footprint footprint_of(const lesskv::AnyCache& cache, std::size_t bytes_exact) {
+  const lesskv::Stats stats = cache.stats();
+  Footprint out;
+  out.bytes = stats.bytes;
+  out.bytes_exact = bytes_exact;
+  out.peak_bytes = stats.peak_bytes;
+  out.kept_share = static_cast<double>(stats.held) / static_cast<double>(stats.seen);
+  return out;
+}
+
+inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, const Pass& pass,
+                                        const DocumentTasks& tasks, const std::string& name) {
+  lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
+  replay(pass.tensors, cache);
+  cache.compress();
+  DocumentResult out;
+  out.document = name;
+  out.fraction = solved.fraction;
+  out.footprint = footprint_of(cache, pass.exact.bytes());
+  const Index context = pass.tensors.tokens();
+  out.running = tasks.score_running(run, cache, context);
+  out.copies = tasks.score_copies(run, cache, context);
+  return out;
+}
+
+struct KeysFound {
+  Index agnostic = 0, aware = 0, of = 0;
+};
+
+// agnostic: the context is compressed, then the question is fed. aware: all of the question but its
+// last token lies in what is compressed, so that every digit comes out of the compressed cache.
+inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokenizer,
+                               const Solved& solved, const Pass& pass,
+                               const PassKeyContext& context) {
+  lesskv::AnyCache replayed = lesskv::make_cache(solved.spec, pass.exact.shape());
+  replay(pass.tensors, replayed);
+  lesskv::AnyCache compressed = replayed.fork();
+  compressed.compress();
+  const auto end = static_cast<Index>(context.tokens.size());
+  KeysFound out;
+  for (const PassKey& key : context.keys) {
+    if (!key.found_by_exact) continue;
+    ++out.of;
+    out.agnostic += says_digits(run, tokenizer, compressed.fork(), key.question, end, key.digits);
+    lesskv::AnyCache aware = replayed.fork();
+    replay(*key.question_tensors, aware);
+    aware.compress();
+    out.aware += says_digits(run, tokenizer, std::move(aware), {key.question.back()},
+                             end + static_cast<Index>(key.question.size()) - 1, key.digits);
+  }
+  return out;
+}
+
+struct Times {
+  double compress_ms = 0;  // compress() after the whole context, and what observe() took before it
+  double decode_tokens_per_s = 0;
+};
+
+// Alone on the machine and on this thread: the context in one piece, then one token a step with
+// append, attend and compress in every layer.
+inline Times measure_times(engine::Run& run, const Solved& solved, const Pass& pass,
+                           std::span<const std::int32_t> tokens) {
+  constexpr Index warm_up = 2, steps = 64;
+  lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
+  Times out;
+  out.compress_ms = replay(pass.tensors, cache);
+  const Clock compressing;
+  cache.compress();
+  out.compress_ms += compressing.milliseconds();
+  const Index context = pass.tensors.tokens(), behind = static_cast<Index>(tokens.size()) - context;
+  Clock decoding;
+  for (Index t = 0; t < warm_up + steps; ++t) {
+    if (t == warm_up) decoding = Clock();
+    run.forward(cache, tokens.subspan(static_cast<std::size_t>(context + t % behind), 1),
+                context + t);
+    cache.compress();
+  }
+  out.decode_tokens_per_s = 1000.0 * steps / decoding.milliseconds();
+  return out;
+}
+
+}  // namespace compare

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+// One exact pass over a text: the exact cache, and the keys, values and queries it was made of, to
+// be replayed into any number of other caches through the same functions that an engine calls.
+#pragma once
+
+#include <chrono>
+#include <engine/run.hpp>
+#include <lesskv/lesskv.hpp>
+#include <span>
+#include <vector>
+
+namespace compare {
+
+using lesskv::DType;
+using lesskv::Index;
+using lesskv::View;
+
+class Clock {
+ public:
+  double milliseconds() const {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_)
+        .count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// Tensors of a pass after RoPE, as f16: keys and values are then bit for bit what an f16 cache
+// stores.
+class Tensors {
+ public:
+  explicit Tensors(const lesskv::Shape& shape)
+      : shape_(shape), layers_(static_cast<std::size_t>(shape.layers)) {}
+
+  Index tokens() const { return tokens_; }
+
+  // Of tokens that follow those already there.
+  void add(const engine::LayerTensors& part) {
+    Layer& layer = layers_[static_cast<std::size_t>(part.layer)];
+    add(layer.keys, part.keys, part.tokens * shape_.kv_heads * shape_.head_dim);
+    add(layer.values, part.values, part.tokens * shape_.kv_heads * shape_.value_width());
+    add(layer.queries, part.queries, part.tokens * shape_.query_heads * shape_.head_dim);
+    if (part.layer == 0) tokens_ += part.tokens;
+  }
+  View keys(int layer) const { return view(at(layer).keys, shape_.kv_heads, shape_.head_dim); }
+  View values(int layer) const {
+    return view(at(layer).values, shape_.kv_heads, shape_.value_width());
+  }
+  View queries(int layer) const {
+    return view(at(layer).queries, shape_.query_heads, shape_.head_dim);
+  }
+
+ private:
+  using Halves = std::vector<std::uint16_t>;
+  struct Layer {
+    Halves keys, values, queries;
+  };
+  static void add(Halves& to, const float* from, Index count) {
+    const std::size_t old = to.size();
+    to.resize(old + static_cast<std::size_t>(count));
+    lesskv::kernels().from_f32(DType::f16, from, to.data() + old, count);
+  }
+  const Layer& at(int layer) const { return layers_[static_cast<std::size_t>(layer)]; }
+  View view(const Halves& data, int heads, int width) const {
+    return View::packed(data.data(), DType::f16, tokens_, heads, width);
+  }
+
+  lesskv::Shape shape_;
+  std::vector<Layer> layers_;
+  Index tokens_ = 0;
+};
+
+struct Pass {
+  lesskv::KVCache<> exact;
+  Tensors tensors;
+  double milliseconds = 0;
+
+  explicit Pass(const lesskv::Shape& shape) : exact(shape), tensors(shape) {}
+};
+
+// Feeds tokens to an exact cache that may hold some already; their tensors are added to `tensors`.
+inline std::span<const float> forward_and_keep(engine::Run& run, lesskv::KVCache<>& exact,
+                                               Tensors& tensors,
+                                               std::span<const std::int32_t> tokens,
+                                               Index position) {
+  engine::ForwardOptions options;
+  options.on_tensors = [&](const engine::LayerTensors& part) { tensors.add(part); };
+  return run.forward(exact, tokens, position, options);
+}
+
+inline Pass exact_pass(engine::Run& run, std::span<const std::int32_t> tokens) {
+  Pass pass(engine::cache_shape(run.model()));
+  const Clock clock;
+  forward_and_keep(run, pass.exact, pass.tensors, tokens, 0);
+  pass.exact.compress();
+  pass.milliseconds = clock.milliseconds();
+  return pass;
+}
+
+// Replays a pass into a cache; compress() is left to the caller. Returns the time spent in
+// observe(): what the policy costs beyond storing rows, which every cache does.
+template <class Cache>
+double replay(const Tensors& tensors, Cache& cache) {
+  double milliseconds = 0;
+  for (int layer = 0; layer < cache.shape().layers; ++layer) {
+    cache.append(layer, tensors.keys(layer), tensors.values(layer));
+    const Clock clock;
+    cache.observe(layer, tensors.queries(layer));
+    milliseconds += clock.milliseconds();
+  }
+  return milliseconds;
+}
+
+}  // namespace compare

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+// Pass keys: five-digit numbers hidden in real prose, asked for one by one.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <engine/sampler.hpp>
+#include <engine/tokenizer.hpp>
+#include <optional>
+#include <string>
+
+#include "pass.hpp"
+
+namespace compare {
+
+struct PassKey {
+  std::string name, digits;
+  std::vector<std::int32_t> question;  // up to and with "... The pass key of NAME is"
+  bool found_by_exact = false;
+  // Of the question but its last token, behind the exact context: for policies that may see the
+  // question.
+  std::optional<Tensors> question_tensors;  // set by the exact pass
+};
+
+struct PassKeyContext {
+  std::vector<std::int32_t> tokens;
+  std::vector<PassKey> keys;
+};
+
+// Counter-based noise (splitmix64): the same seed gives the same keys everywhere.
+inline std::uint64_t mix(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+inline constexpr std::array<const char*, 20> pass_key_names = {
+    "Alice", "Martin", "Clara", "Victor", "Helen", "Oscar", "Nina",  "Peter",  "Laura", "Simon",
+    "Emma",  "Felix",  "Diana", "Robert", "Julia", "Henry", "Sarah", "Thomas", "Grace", "Adam"};
+
+// Puts five keys into `prose` at 10, 30, 50, 70 and 90 % of it, each at the next end of a sentence.
+inline PassKeyContext make_pass_keys(const engine::Tokenizer& tokenizer,
+                                     std::span<const std::int32_t> prose, std::uint64_t seed) {
+  constexpr std::size_t count = 5;
+  const auto ends_sentence = [&](std::int32_t token) {
+    const std::string text = tokenizer.decode(token);
+    return !text.empty() && (text.back() == '.' || text.back() == '\n');
+  };
+  PassKeyContext out;
+  std::size_t from = 0;
+  const std::size_t first_name = mix(seed) % pass_key_names.size();
+  for (std::size_t k = 0; k < count; ++k) {
+    PassKey key;
+    key.name = pass_key_names[(first_name + k) % pass_key_names.size()];
+    key.digits = std::to_string(10000 + mix(seed * 1000 + k + 1) % 90000);
+    std::size_t at = prose.size() * (2 * k + 1) / 10;
+    const std::size_t limit = std::min(prose.size(), at + prose.size() / 10);
+    while (at < limit && !ends_sentence(prose[at])) ++at;
+    at = std::min(prose.size(), at + 1);
+    out.tokens.insert(out.tokens.end(), prose.begin() + static_cast<Index>(from),
+                      prose.begin() + static_cast<Index>(at));
+    from = at;
+    const auto hidden =
+        tokenizer.encode(" The pass key of " + key.name + " is " + key.digits +
+                         ". Remember it: " + key.digits + " is the pass key of " + key.name + ".");
+    out.tokens.insert(out.tokens.end(), hidden.ids.begin(), hidden.ids.end());
+    key.question = tokenizer
+                       .encode("\n\nQuestion: What is the pass key of " + key.name +
+                               "?\nAnswer: The pass key of " + key.name + " is")
+                       .ids;
+    out.keys.push_back(std::move(key));
+  }
+  out.tokens.insert(out.tokens.end(), prose.begin() + static_cast<Index>(from), prose.end());
+  return out;
+}
+
+// True if the greedy continuation of `fed` is, after blanks, exactly the digits. Stops at the first
+// wrong token.
+template <class Cache>
+bool says_digits(engine::Run& run, const engine::Tokenizer& tokenizer, Cache cache,
+                 std::vector<std::int32_t> fed, Index position, const std::string& digits) {
+  constexpr std::size_t most_blanks = 4;
+  std::string said;
+  for (;;) {
+    const std::int32_t token = engine::argmax(run.forward(cache, fed, position));
+    position += static_cast<Index>(fed.size());
+    fed = {token};
+    said += tokenizer.decode(token);
+    const std::size_t start = std::min(said.find_first_not_of(' '), said.size());
+    const std::string number = said.substr(start, digits.size());
+    if (start > most_blanks || number != digits.substr(0, number.size())) return false;
+    if (number == digits) return true;
+    if (token < 0 || tokenizer.is_special(token)) return false;
+  }
+}
+
+// The exact pass over a context, which keys it finds, and the tensors of their questions.
+inline Pass exact_pass(engine::Run& run, const engine::Tokenizer& tokenizer,
+                       PassKeyContext& context) {
+  Pass pass = exact_pass(run, context.tokens);
+  const auto end = static_cast<Index>(context.tokens.size());
+  for (PassKey& key : context.keys) {
+    lesskv::KVCache<> asked = pass.exact.fork();
+    Tensors tensors(asked.shape());
+    const std::span<const std::int32_t> question(key.question);
+    forward_and_keep(run, asked, tensors, question.first(question.size() - 1), end);
+    key.question_tensors = std::move(tensors);
+    key.found_by_exact = says_digits(run, tokenizer, std::move(asked), {key.question.back()},
+                                     end + static_cast<Index>(key.question.size()) - 1, key.digits);
+  }
+  return pass;
+}
+
+}  // namespace compare

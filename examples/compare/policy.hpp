@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+// The policies that are compared: a spec as the user wrote it, and the amounts at which it runs.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <lesskv/any.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fit.hpp"
+#include "pass.hpp"
+
+namespace compare {
+
+struct Policy {
+  std::string text;
+  lesskv::PolicySpec spec;
+
+  // Throws lesskv::Error naming the place in the text.
+  explicit Policy(std::string written) : text(std::move(written)), spec(lesskv::parse_spec(text)) {}
+
+  bool is_exact() const { return spec.exact && spec.methods.empty(); }
+  // It names its amount, so it runs once.
+  bool has_amount() const { return spec.has_amount(); }
+  // What is solved for: the fraction, unless the spec has one or needs none.
+  bool solves_fraction() const {
+    return !spec.exact && spec.keep.fraction <= 0 && (spec.judges_once() || !has_amount());
+  }
+  const char* kind() const {
+    if (is_exact()) return "exact";
+    return spec.methods.find('+') == std::string::npos ? "single" : "composition";
+  }
+  // The compression that a given amount names; pins and bookkeeping come on top.
+  double nominal_target(Index context, std::size_t bytes_exact) const {
+    const auto ratio = [](auto whole, auto part) {
+      return static_cast<double>(whole) / static_cast<double>(part);
+    };
+    if (spec.exact)
+      return 2.0 / static_cast<double>(lesskv::size_of(spec.dtype.value_or(DType::f16)));
+    if (spec.keep.tokens > 0) return ratio(context, spec.keep.tokens);
+    if (spec.keep.bytes > 0) return ratio(bytes_exact, spec.keep.bytes);
+    return spec.keep.fraction > 0 ? 1 / spec.keep.fraction : 0;
+  }
+};
+
+// One sequence of figures in the table: a policy at a compression. target 0: at the amount that the
+// spec names.
+struct Variant {
+  const Policy* policy = nullptr;
+  double target = 0;
+};
+
+// How many rows stay does not depend on which: with this scorer a cache is as large as with the one
+// it stands for, at none of its cost.
+struct StandIn {
+  lesskv::AnyScorer like;
+
+  static constexpr lesskv::Need needs = lesskv::Need::nothing;
+  lesskv::detail::Reach reach() const { return like.reach(); }
+  Index window_size() const { return like.window_size(); }
+  int columns() const { return like.columns(); }
+  lesskv::Shared shared() const { return like.shared(); }
+  bool skips(int layer) const { return like.skips(layer); }
+  void score(const lesskv::Head& head, std::span<float> out) const {
+    for (Index r = head.first; r < head.last; ++r)
+      out[static_cast<std::size_t>(r)] = static_cast<float>(r);
+  }
+};
+
+// The spec with the fraction that brings the cache of a pass as close to the target as it gets
+// without exceeding it.
+struct Solved {
+  lesskv::PolicySpec spec;
+  double fraction = 0;  // 0: nothing was solved for
+  bool fits = true;
+  double reached = 0;  // compression, if it does not fit
+
+  std::string why() const {
+    char text[64];
+    std::snprintf(text, sizeof text, "cannot get there: %.2fx at most", reached);
+    return text;
+  }
+};
+
+inline Solved solve(const Variant& variant, const Pass& pass) {
+  Solved out;
+  out.spec = variant.policy->spec;
+  if (!variant.policy->solves_fraction()) return out;
+  const lesskv::Shape& shape = pass.exact.shape();
+  const std::size_t bytes_exact = pass.exact.bytes();
+  lesskv::PolicySpec trial = out.spec;
+  // Under a limit in rows or bytes a policy that judges once would let its oldest rows go; the
+  // fraction alone is to meet the limit.
+  trial.keep.tokens = 0;
+  trial.keep.bytes = 0;
+  if (trial.budgeter.empty()) trial.scorer.emplace(StandIn{*out.spec.scorer});
+  std::size_t smallest = bytes_exact;
+  const auto size = [&](double fraction) {
+    trial.keep.fraction = fraction;
+    lesskv::AnyCache cache = lesskv::make_cache(trial, shape);
+    replay(pass.tensors, cache);
+    cache.compress();
+    smallest = std::min(smallest, cache.bytes());
+    return out.spec.keep.tokens > 0 ? static_cast<std::size_t>(cache.stats().held) : cache.bytes();
+  };
+  const lesskv::Keep& keep = out.spec.keep;
+  const Index context = pass.tensors.tokens();
+  std::size_t limit = keep.bytes, all = bytes_exact;
+  if (keep.tokens > 0) {
+    limit = static_cast<std::size_t>(keep.tokens * shape.heads());
+    all = static_cast<std::size_t>(context * shape.heads());
+  } else if (keep.bytes == 0) {
+    limit = static_cast<std::size_t>(static_cast<double>(bytes_exact) / variant.target);
+  }
+  const Index chunk = out.spec.scorer->reach().chunk;
+  const Fit fit = fit_fraction(size, limit, all, chunk > 0 ? chunk : context);
+  out.spec.keep.fraction = out.fraction = fit.fraction;
+  out.spec.keep.tokens = 0;
+  out.spec.keep.bytes = 0;
+  out.fits = fit.fits;
+  out.reached = static_cast<double>(bytes_exact) / static_cast<double>(smallest);
+  return out;
+}
+
+// What runs when no --policy is given: both baselines, what needs only rows, what needs attention,
+// and LagKV with both published sets of pins (the official class: 16 sinks; kvpress: 4) and a
+// shorter lag.
+inline std::vector<std::string> default_policies(std::uint64_t seed) {
+  return {"random(seed=" + std::to_string(seed) + ")",
+          "streamingllm",
+          "keynorm",
+          "keydiff",
+          "snapkv",
+          "tova",
+          "h2o",
+          "h2o(age_normalised=true)",
+          "keep(sinks=16)+lagkv(lag=128)",
+          "keep(sinks=4)+lagkv(lag=128)",
+          "keep(sinks=16)+lagkv(lag=64)"};
+}
+
+// What --policy list prints.
+inline std::string list_policies() {
+  std::string out =
+      "SPEC = [keep(...)+]NAME[(PARAMETER=VALUE,...)][+NAME...], for example "
+      "keep(fraction=0.25)+lagkv(lag=128)\n\n";
+  out +=
+      "keep      fraction, tokens (rows a head) or bytes (with k, M, G); sinks, recent, every, "
+      "shared=head|layer|model\n";
+  out += "store     dtype=f32|f16|bf16\n";
+  out += "exact     everything stays\n";
+  for (const lesskv::MethodInfo& method : lesskv::list_methods()) {
+    out += "\n" + method.name + " (" + method.role + ")  " + method.summary + "\n";
+    std::string pins;
+    if (method.published.sinks > 0) pins += " sinks=" + std::to_string(method.published.sinks);
+    if (method.published.recent > 0) pins += " recent=" + std::to_string(method.published.recent);
+    if (!pins.empty()) out += "    published pins:" + pins + "\n";
+    for (const lesskv::ParameterInfo& parameter : method.parameters)
+      out += "    " + parameter.name + "=" + parameter.value + "  " + parameter.text + "\n";
+  }
+  return out;
+}
+
+}  // namespace compare
