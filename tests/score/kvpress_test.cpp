@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// SnapKV, TOVA, H2O, KeyDiff, KeyNorm, StreamingLLM against kvpress 0.5.5 on the same tensors. What kvpress protects by a
-// large score is a pin here.
+// SnapKV, TOVA, H2O, KeyDiff, KeyNorm, StreamingLLM against kvpress 0.5.5 on the same tensors. What
+// kvpress protects by a large score is a pin here.
 #include <gtest/gtest.h>
 
 #include "reference.hpp"
@@ -16,8 +16,10 @@ struct Numbers {
 constexpr Numbers half{"0.5", 512}, fifth{"0.8", 204};
 
 template <class Policy>
-void expect_kept(const std::string& name, Policy policy, int layer, Numbers numbers, Keep keep = {}) {
-  const std::string file = "kvpress/kept_" + name + "_" + layer_name(layer) + "_r" + numbers.removed + ".npy";
+void expect_kept(const std::string& name, Policy policy, int layer, Numbers numbers,
+                 Keep keep = {}) {
+  const std::string file =
+      "kvpress/kept_" + name + "_" + layer_name(layer) + "_r" + numbers.removed + ".npy";
   SCOPED_TRACE(file);
   const auto want = kept(file);
   ASSERT_EQ(static_cast<Index>(want.shape[1]), numbers.kept);
@@ -31,13 +33,15 @@ void expect_kept(const std::string& name, Policy policy, int layer, Numbers numb
       std::vector<Position> at;
       for (Index i = 0; i < 1024; ++i) at.push_back(Position{i});
       for (const auto& [first, n] : {std::pair<Index, Index>{0, 700}, {700, 324}})
-        cache.observe(0, q.view(first, n), std::span(at).subspan(std::size_t(first), std::size_t(n)));
+        cache.observe(0, q.view(first, n),
+                      std::span(at).subspan(std::size_t(first), std::size_t(n)));
     } else {
       cache.observe(0, Tensor("qwin64_" + layer_name(layer)).view());
     }
   }
   cache.compress();
-  for (int h = 0; h < 3; ++h) EXPECT_EQ(positions(cache.positions(0, h)), row(want, h)) << "head " << h;
+  for (int h = 0; h < 3; ++h)
+    EXPECT_EQ(positions(cache.positions(0, h)), row(want, h)) << "head " << h;
 }
 
 TEST(SnapKV, KeptSetsEqualKvpress) {
@@ -65,7 +69,8 @@ TEST(KeyNorm, KeptSetsEqualKvpress) {
   expect_kept("knorm", KeyNorm{}, 15, half);
 }
 
-// Rows of the file: length, percent removed, rows kept, rows with score 1, sinks kept, recent rows kept.
+// Rows of the file: length, percent removed, rows kept, rows with score 1, sinks kept, recent rows
+// kept.
 TEST(StreamingLLM, CountsEqualKvpress) {
   const auto file = kept("kvpress/streaming_llm.npy");
   for (std::size_t i = 0; i < file.shape[0]; ++i) {
@@ -79,25 +84,32 @@ TEST(StreamingLLM, CountsEqualKvpress) {
     std::vector<std::int32_t> want;
     for (Index r = 0; r < sinks; ++r) want.push_back(static_cast<std::int32_t>(r));
     for (Index r = n - recent; r < n; ++r) want.push_back(static_cast<std::int32_t>(r));
-    EXPECT_EQ(positions(cache.positions(0, 1)), want) << "length " << n << ", removed " << line[1] << " %";
+    EXPECT_EQ(positions(cache.positions(0, 1)), want)
+        << "length " << n << ", removed " << line[1] << " %";
   }
 }
 
-// ---- scores -----------------------------------------------------------------------------------------------------------------
+// ---- scores
+// -----------------------------------------------------------------------------------------------------------------
 
 TEST(KeyScores, EqualKvpress) {
-  for (const auto& [name, layer] : {std::pair<std::string, int>{"keydiff", 0}, {"keydiff", 15}, {"knorm", 15}}) {
-    const auto want = support::load_npy<float>(path("kvpress/score_" + name + "_" + layer_name(layer) + ".npy"));
+  for (const auto& [name, layer] :
+       {std::pair<std::string, int>{"keydiff", 0}, {"keydiff", 15}, {"knorm", 15}}) {
+    const auto want =
+        support::load_npy<float>(path("kvpress/score_" + name + "_" + layer_name(layer) + ".npy"));
     for (int h = 0; h < 3; ++h) {
       Seen seen(layer, h);
-      if (name == "keydiff") KeyDiff{}.score(seen.head, seen.scores);
-      else KeyNorm{}.score(seen.head, seen.scores);
+      if (name == "keydiff")
+        KeyDiff{}.score(seen.head, seen.scores);
+      else
+        KeyNorm{}.score(seen.head, seen.scores);
       expect_scores(seen.scores, want.data.data() + h * 1024, 0, 1024, 2e-6f);
     }
   }
 }
 
-// Causal attention weights of query head by query head in double, for the last `w` queries: [w * 3][1024].
+// Causal attention weights of query head by query head in double, for the last `w` queries: [w *
+// 3][1024].
 Matrix attention(const Matrix& keys, const Tensor& queries, int h, Index w) {
   Matrix out = Matrix::Zero(w * 3, 1024);
   std::vector<float> q(64);
@@ -119,8 +131,11 @@ Matrix attention(const Matrix& keys, const Tensor& queries, int h, Index w) {
 
 TEST(SnapKV, ScoresEqualKvpress) {
   for (const auto& [file, layer, policy] :
-       {std::tuple<std::string, int, SnapKV>{"snapkv_w64k5", 0, {}}, {"snapkv_w64k5", 15, {}}, {"snapkv_w32k7", 15, {.window = 32, .pool = 7}}}) {
-    const auto want = support::load_npy<float>(path("kvpress/score_" + file + "_" + layer_name(layer) + ".npy"));
+       {std::tuple<std::string, int, SnapKV>{"snapkv_w64k5", 0, {}},
+        {"snapkv_w64k5", 15, {}},
+        {"snapkv_w32k7", 15, {.window = 32, .pool = 7}}}) {
+    const auto want =
+        support::load_npy<float>(path("kvpress/score_" + file + "_" + layer_name(layer) + ".npy"));
     const Tensor queries(layer == 15 ? "q_l15" : "qwin64_" + layer_name(layer));
     for (int h = 0; h < 3; ++h) {
       Seen seen(layer, h);
@@ -130,7 +145,8 @@ TEST(SnapKV, ScoresEqualKvpress) {
       policy.score(seen.head, seen.scores);
       std::vector<float> pooled(seen.scores.size());
       const std::size_t n = static_cast<std::size_t>(seen.head.last);
-      detail::pool(std::span<const float>(seen.scores).first(n), policy.pooling(), std::span<float>(pooled).first(n));
+      detail::pool(std::span<const float>(seen.scores).first(n), policy.pooling(),
+                   std::span<float>(pooled).first(n));
       expect_scores(pooled, want.data.data() + h * 1024, 0, seen.head.last, 2e-6f);
     }
   }
@@ -138,7 +154,8 @@ TEST(SnapKV, ScoresEqualKvpress) {
 
 TEST(TOVA, ScoresEqualTheOracle) {
   for (const int layer : {0, 15, 29}) {
-    const auto want = support::load_npy<float>(path("kvpress/score_tova_" + layer_name(layer) + ".npy"));
+    const auto want =
+        support::load_npy<float>(path("kvpress/score_tova_" + layer_name(layer) + ".npy"));
     const Tensor queries(layer == 15 ? "q_l15" : "qwin64_" + layer_name(layer));
     std::vector<float> mean(1024, 0.f);
     for (int h = 0; h < 3; ++h) {
@@ -174,7 +191,8 @@ TEST(H2O, SumsEqualTheOracleAndKvpress) {
   }
 }
 
-// ---- what a perturbed key does -------------------------------------------------------------------------------------------------
+// ---- what a perturbed key does
+// -------------------------------------------------------------------------------------------------
 
 TEST(KeyScores, APerturbedKeyMovesTheSetAsTheOracleSays) {
   Seen seen(15, 0);
@@ -185,8 +203,10 @@ TEST(KeyScores, APerturbedKeyMovesTheSetAsTheOracleSays) {
       keys.row(r) *= factor;
       KVCache norm(one, KeyNorm{}, Keep{.tokens = 300});
       KVCache diff(one, KeyDiff{}, Keep{.tokens = 300});
-      norm.append(0, View::packed(keys.data(), 1024, 1, 64), View::packed(seen.values.data(), 1024, 1, 64));
-      diff.append(0, View::packed(keys.data(), 1024, 1, 64), View::packed(seen.values.data(), 1024, 1, 64));
+      norm.append(0, View::packed(keys.data(), 1024, 1, 64),
+                  View::packed(seen.values.data(), 1024, 1, 64));
+      diff.append(0, View::packed(keys.data(), 1024, 1, 64),
+                  View::packed(seen.values.data(), 1024, 1, 64));
       norm.compress();
       diff.compress();
       const auto kept_of = [&](auto score) {
@@ -194,17 +214,24 @@ TEST(KeyScores, APerturbedKeyMovesTheSetAsTheOracleSays) {
         for (Index i = 0; i < 1024; ++i) order.emplace_back(-score(i), -i);
         std::sort(order.begin(), order.end());
         std::vector<std::int32_t> rows;
-        for (int i = 0; i < 300; ++i) rows.push_back(static_cast<std::int32_t>(-order[std::size_t(i)].second));
+        for (int i = 0; i < 300; ++i)
+          rows.push_back(static_cast<std::int32_t>(-order[std::size_t(i)].second));
         std::sort(rows.begin(), rows.end());
         return rows;
       };
       const Eigen::MatrixXd x = keys.cast<double>();
       Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(64);
       for (Index i = 0; i < 1024; ++i) mean += x.row(i).normalized() / 1024;
-      EXPECT_EQ(positions(norm.positions(0, 0)), kept_of([&](Index i) { return -x.row(i).norm(); }));
-      EXPECT_EQ(positions(diff.positions(0, 0)), kept_of([&](Index i) { return -x.row(i).dot(mean) / x.row(i).norm() / mean.norm(); }));
+      EXPECT_EQ(positions(norm.positions(0, 0)),
+                kept_of([&](Index i) { return -x.row(i).norm(); }));
+      EXPECT_EQ(positions(diff.positions(0, 0)), kept_of([&](Index i) {
+                  return -x.row(i).dot(mean) / x.row(i).norm() / mean.norm();
+                }));
       // A short key stays, a long one goes; the cosine does not see the length.
-      EXPECT_EQ(factor < 1, [&] { const auto p = positions(norm.positions(0, 0)); return std::find(p.begin(), p.end(), r) != p.end(); }());
+      EXPECT_EQ(factor < 1, [&] {
+        const auto p = positions(norm.positions(0, 0));
+        return std::find(p.begin(), p.end(), r) != p.end();
+      }());
     }
   }
 }
@@ -220,7 +247,8 @@ TEST(KeyScores, ZeroKeysAreFinite) {
   EXPECT_EQ(positions(cache.positions(0, 0)).back(), 24);
 }
 
-// ---- Random -----------------------------------------------------------------------------------------------------------------
+// ---- Random
+// -----------------------------------------------------------------------------------------------------------------
 
 TEST(Random, IsReproducibleAndUniform) {
   const Shape s{.layers = 2, .query_heads = 2, .kv_heads = 2, .head_dim = 4};

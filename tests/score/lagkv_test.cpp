@@ -10,7 +10,8 @@ namespace {
 using namespace reference;
 
 // LagKV in double, by the paper's equations: kept rows of one head, one-shot.
-std::vector<std::int32_t> oracle(const Matrix& keys, const Matrix& values, Index sinks, Index lag, double fraction, double weight) {
+std::vector<std::int32_t> oracle(const Matrix& keys, const Matrix& values, Index sinks, Index lag,
+                                 double fraction, double weight) {
   const Index n = keys.rows();
   std::vector<std::int32_t> kept;
   const Index parts = n < sinks + 2 * lag ? 0 : (n - sinks) / lag;
@@ -31,7 +32,8 @@ std::vector<std::int32_t> oracle(const Matrix& keys, const Matrix& values, Index
       double mean = 0, squares = 0;
       for (const double v : z) mean += v / double(z.size());
       for (const double v : z) squares += (v - mean) * (v - mean);
-      e[static_cast<std::size_t>(i)] = z.size() < 2 ? 1 : std::exp(std::sqrt(squares / double(z.size() - 1)));
+      e[static_cast<std::size_t>(i)] =
+          z.size() < 2 ? 1 : std::exp(std::sqrt(squares / double(z.size() - 1)));
       sum += e[static_cast<std::size_t>(i)];
     }
     for (double& v : e) v /= sum;
@@ -41,7 +43,8 @@ std::vector<std::int32_t> oracle(const Matrix& keys, const Matrix& values, Index
     const Index first = sinks + p * lag;
     const auto k = one_side(keys, first), v = one_side(values, first);
     std::vector<std::pair<double, Index>> order;
-    for (Index i = 0; i < lag; ++i) order.emplace_back(-(k[std::size_t(i)] + weight * v[std::size_t(i)]), -(first + i));
+    for (Index i = 0; i < lag; ++i)
+      order.emplace_back(-(k[std::size_t(i)] + weight * v[std::size_t(i)]), -(first + i));
     std::sort(order.begin(), order.end());
     std::vector<std::int32_t> chosen;
     for (Index i = 0; i < static_cast<Index>(fraction * double(lag) + 1e-9); ++i)
@@ -49,7 +52,8 @@ std::vector<std::int32_t> oracle(const Matrix& keys, const Matrix& values, Index
     std::sort(chosen.begin(), chosen.end());
     kept.insert(kept.end(), chosen.begin(), chosen.end());
   }
-  for (Index r = parts == 0 ? std::min(n, sinks) : sinks + (parts - 1) * lag; r < n; ++r) kept.push_back(static_cast<std::int32_t>(r));
+  for (Index r = parts == 0 ? std::min(n, sinks) : sinks + (parts - 1) * lag; r < n; ++r)
+    kept.push_back(static_cast<std::int32_t>(r));
   return kept;
 }
 
@@ -58,8 +62,8 @@ struct Case {
   Index sinks, lag;
   std::string fraction, weight;
   std::string file() const {
-    return "lagkv/kept_" + layer_name(layer) + "_S" + std::to_string(sinks) + "_L" + std::to_string(lag) + "_r" + fraction +
-           (weight.empty() ? "" : "_w" + weight) + ".npy";
+    return "lagkv/kept_" + layer_name(layer) + "_S" + std::to_string(sinks) + "_L" +
+           std::to_string(lag) + "_r" + fraction + (weight.empty() ? "" : "_w" + weight) + ".npy";
   }
 };
 
@@ -67,7 +71,8 @@ std::vector<Case> cases() {
   std::vector<Case> out;
   for (const int layer : {0, 15, 29})
     for (const auto& [sinks, lag] : {std::pair<Index, Index>{4, 128}, {16, 128}, {16, 256}})
-      for (const char* fraction : {"0.5", "0.25", "0.1"}) out.push_back({layer, sinks, lag, fraction, ""});
+      for (const char* fraction : {"0.5", "0.25", "0.1"})
+        out.push_back({layer, sinks, lag, fraction, ""});
   out.push_back({15, 16, 128, "0.25", "0.5"});
   out.push_back({15, 16, 128, "0.25", "0"});
   return out;
@@ -85,28 +90,36 @@ TEST(LagKV, KeptSetsEqualTheOfficialCodeInEveryCaseAndForEverySplit) {
       KVCache cache(shape(), policy, keep);
       for (Index at = 0; at < 1024;) {
         const Index most = split == 0 ? 1024 : split == 1 ? 1 : split == 2 ? 100 : 400;
-        const Index n = std::min<Index>(1024 - at, split < 2 ? most : 1 + static_cast<Index>(random() % static_cast<unsigned>(most)));
+        const Index n = std::min<Index>(
+            1024 - at,
+            split < 2 ? most : 1 + static_cast<Index>(random() % static_cast<unsigned>(most)));
         cache.append(0, k.view(at, n), v.view(at, n));
         cache.compress();
         at += n;
       }
-      for (int h = 0; h < 3; ++h) EXPECT_EQ(positions(cache.positions(0, h)), row(want, h)) << "head " << h << " split " << split;
+      for (int h = 0; h < 3; ++h)
+        EXPECT_EQ(positions(cache.positions(0, h)), row(want, h))
+            << "head " << h << " split " << split;
     }
   }
 }
 
 TEST(LagKV, LengthsAndSetsAlongAStreamEqualTheOfficialCode) {
   const Tensor k("k_l15"), v("v_l15");
-  const auto lengths = support::load_npy<std::int32_t>(path("lagkv/stream_l15_S16_L128_r0.25_lengths.npy"));
+  const auto lengths =
+      support::load_npy<std::int32_t>(path("lagkv/stream_l15_S16_L128_r0.25_lengths.npy"));
   KVCache cache(shape(), LagKV{}, Keep{.fraction = 0.25, .sinks = 16});
   for (Index at = 0; at < 1024; ++at) {
     cache.append(0, k.view(at, 1), v.view(at, 1));
     cache.compress();
-    ASSERT_EQ(cache.size(0, 0), lengths.data[static_cast<std::size_t>(at)]) << "after token " << at + 1;
+    ASSERT_EQ(cache.size(0, 0), lengths.data[static_cast<std::size_t>(at)])
+        << "after token " << at + 1;
     for (const Index stop : {271, 272, 273, 400, 700, 1024})
       if (at + 1 == stop) {
-        const auto want = kept("lagkv/stream_l15_S16_L128_r0.25_at" + std::to_string(stop) + ".npy");
-        for (int h = 0; h < 3; ++h) EXPECT_EQ(positions(cache.positions(0, h)), row(want, h)) << stop;
+        const auto want =
+            kept("lagkv/stream_l15_S16_L128_r0.25_at" + std::to_string(stop) + ".npy");
+        for (int h = 0; h < 3; ++h)
+          EXPECT_EQ(positions(cache.positions(0, h)), row(want, h)) << stop;
       }
   }
 }
@@ -114,7 +127,8 @@ TEST(LagKV, LengthsAndSetsAlongAStreamEqualTheOfficialCode) {
 TEST(LagKV, ScoresEqualTheOfficialCode) {
   for (const int layer : {0, 15, 29})
     for (const auto& [sinks, lag] : {std::pair<Index, Index>{4, 128}, {16, 128}, {16, 256}}) {
-      const auto want = support::load_npy<float>(path("lagkv/score_" + layer_name(layer) + "_S" + std::to_string(sinks) + "_L" +
+      const auto want = support::load_npy<float>(path("lagkv/score_" + layer_name(layer) + "_S" +
+                                                      std::to_string(sinks) + "_L" +
                                                       std::to_string(lag) + ".npy"));
       for (int h = 0; h < 3; ++h) {
         Seen seen(layer, h);
@@ -126,7 +140,8 @@ TEST(LagKV, ScoresEqualTheOfficialCode) {
         }
         const float* file = want.data.data() + h * scored;
         for (Index r = 0; r < scored; ++r)
-          ASSERT_NEAR(seen.scores[std::size_t(sinks + r)], file[r], 2e-6f * file[r]) << layer << " " << h << " " << r;
+          ASSERT_NEAR(seen.scores[std::size_t(sinks + r)], file[r], 2e-6f * file[r])
+              << layer << " " << h << " " << r;
       }
     }
 }
@@ -138,8 +153,10 @@ TEST(LagKV, WorkedExample) {
   for (int n = 0; n < 22; ++n)
     for (int h = 0; h < 2; ++h)
       for (int d = 0; d < 4; ++d) {
-        K(n, h * 4 + d) = static_cast<float>((3 * n * n + 7 * n + 13 * d + 5 * h + 2 * n * d) % 29) / 29;
-        V(n, h * 4 + d) = static_cast<float>((5 * n * n + 11 * n + 17 * d + 3 * h + 4 * n * d + 1) % 31) / 31;
+        K(n, h * 4 + d) =
+            static_cast<float>((3 * n * n + 7 * n + 13 * d + 5 * h + 2 * n * d) % 29) / 29;
+        V(n, h * 4 + d) =
+            static_cast<float>((5 * n * n + 11 * n + 17 * d + 3 * h + 4 * n * d + 1) % 31) / 31;
       }
   const auto run = [&](LagKV policy, Index tokens) {
     KVCache cache(tiny, policy, Keep{.fraction = 0.5, .sinks = 2});
@@ -148,9 +165,14 @@ TEST(LagKV, WorkedExample) {
     return std::pair(positions(cache.positions(0, 0)), positions(cache.positions(0, 1)));
   };
   using V32 = std::vector<std::int32_t>;
-  EXPECT_EQ(run({.lag = 4}, 19), (std::pair<V32, V32>{{0, 1, 2, 5, 6, 8, 10, 13, 14, 15, 16, 17, 18}, {0, 1, 2, 5, 7, 8, 10, 13, 14, 15, 16, 17, 18}}));
-  EXPECT_EQ(run({.lag = 4}, 22), (std::pair<V32, V32>{{0, 1, 2, 5, 6, 8, 10, 13, 16, 17, 18, 19, 20, 21}, {0, 1, 2, 5, 7, 8, 10, 13, 14, 16, 18, 19, 20, 21}}));
-  EXPECT_EQ(run({.lag = 4, .value_weight = 0}, 19).first, (V32{0, 1, 2, 5, 6, 9, 10, 12, 14, 15, 16, 17, 18}));
+  EXPECT_EQ(run({.lag = 4}, 19),
+            (std::pair<V32, V32>{{0, 1, 2, 5, 6, 8, 10, 13, 14, 15, 16, 17, 18},
+                                 {0, 1, 2, 5, 7, 8, 10, 13, 14, 15, 16, 17, 18}}));
+  EXPECT_EQ(run({.lag = 4}, 22),
+            (std::pair<V32, V32>{{0, 1, 2, 5, 6, 8, 10, 13, 16, 17, 18, 19, 20, 21},
+                                 {0, 1, 2, 5, 7, 8, 10, 13, 14, 16, 18, 19, 20, 21}}));
+  EXPECT_EQ(run({.lag = 4, .value_weight = 0}, 19).first,
+            (V32{0, 1, 2, 5, 6, 9, 10, 12, 14, 15, 16, 17, 18}));
 }
 
 TEST(LagKV, APerturbedKeyMovesTheSetAsTheOracleSays) {
@@ -163,7 +185,8 @@ TEST(LagKV, APerturbedKeyMovesTheSetAsTheOracleSays) {
     const Index r = 16 + static_cast<Index>(random() % 800);
     keys(r, static_cast<Index>(random() % 64)) += 40.f;
     KVCache cache(one, LagKV{}, Keep{.fraction = 0.25, .sinks = 16});
-    cache.append(0, View::packed(keys.data(), 1024, 1, 64), View::packed(seen.values.data(), 1024, 1, 64));
+    cache.append(0, View::packed(keys.data(), 1024, 1, 64),
+                 View::packed(seen.values.data(), 1024, 1, 64));
     cache.compress();
     const auto want = oracle(keys, seen.values, 16, 128, 0.25, 1);
     EXPECT_EQ(positions(cache.positions(0, 0)), want);
@@ -191,7 +214,58 @@ TEST(LagKV, IdenticalRowsGiveFiniteEqualScoresAndTheLaterRowsStay) {
   KVCache cache(one, LagKV{.lag = 8}, Keep{.fraction = 0.5});
   cache.append(0, View::packed(same.data(), 24, 1, 8), View::packed(same.data(), 24, 1, 8));
   cache.compress();
-  EXPECT_EQ(positions(cache.positions(0, 0)), (std::vector<std::int32_t>{4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}));
+  EXPECT_EQ(
+      positions(cache.positions(0, 0)),
+      (std::vector<std::int32_t>{4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}));
+}
+
+std::vector<float> scores_of_chunk(const Matrix& keys, const Matrix& values, Index lag) {
+  std::vector<Position> at(static_cast<std::size_t>(2 * lag));
+  Head head;
+  head.positions = at;
+  head.last = lag;
+  lesskv::detail::point(head.keys, keys.data(), 2 * lag, keys.cols(), keys.cols());
+  lesskv::detail::point(head.values, values.data(), 2 * lag, values.cols(), values.cols());
+  std::vector<float> out(at.size());
+  LagKV{.lag = lag}.score(head, out);
+  out.resize(static_cast<std::size_t>(lag));
+  return out;
+}
+
+Matrix normal(Index rows, Index columns, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> distribution;
+  Matrix m(rows, columns);
+  for (Index i = 0; i < m.size(); ++i) m.data()[i] = distribution(random);
+  return m;
+}
+
+// Numbers whose squares leave the range of f32: still no NaN, and the outlier wins.
+TEST(LagKV, HugeNumbersGiveNoNaN) {
+  const Index lag = 8;
+  const Matrix values = normal(2 * lag, 6, 9);
+  Matrix outlier = normal(2 * lag, 6, 10);
+  outlier.bottomRows(lag).col(1) *= 1e-12f;
+  outlier(3, 1) = 1e15f;
+  Matrix wide = normal(2 * lag, 6, 11);
+  wide(lag, 2) = 3e38f;
+  wide(lag + 1, 2) = -3e38f;
+  wide(2, 2) = 3e38f;
+  for (const Matrix& keys : {outlier, wide})
+    for (const float score : scores_of_chunk(keys, values, lag)) EXPECT_TRUE(std::isfinite(score));
+  const std::vector<float> got = scores_of_chunk(outlier, values, lag);
+  EXPECT_EQ(std::max_element(got.begin(), got.end()) - got.begin(), 3);
+}
+
+// Min-max scaling removes any positive affine map of a channel.
+TEST(LagKV, ScaleAndShiftOfAChannelChangeNothing) {
+  const Matrix keys = normal(20, 8, 3), values = normal(20, 8, 4);
+  Matrix other = keys;
+  for (Index c = 0; c < 8; ++c)
+    other.col(c) = (keys.col(c).array() * static_cast<float>(c + 1) + 4.f).matrix();
+  const std::vector<float> a = scores_of_chunk(keys, values, 10),
+                           b = scores_of_chunk(other, values, 10);
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5f);
 }
 
 TEST(LagKV, SkippedLayersStayWhole) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The reference tensors: keys, values and queries of SmolLM2-135M-Instruct at layers 0, 15 and 29 over 1024 tokens, and
-// what the methods' own code makes of them.
+// The reference tensors: keys, values and queries of SmolLM2-135M-Instruct at layers 0, 15 and 29
+// over 1024 tokens, and what the methods' own code makes of them.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -15,13 +15,18 @@ namespace reference {
 
 using namespace lesskv;
 
-inline std::string path(const std::string& file) { return std::string(LESSKV_TEST_DATA) + "/" + file; }
-inline std::string layer_name(int layer) { return (layer < 10 ? "l0" : "l") + std::to_string(layer); }
+inline std::string path(const std::string& file) {
+  return std::string(LESSKV_TEST_DATA) + "/" + file;
+}
+inline std::string layer_name(int layer) {
+  return (layer < 10 ? "l0" : "l") + std::to_string(layer);
+}
 
 // One tensor of f16, [head][token][64].
 struct Tensor {
   support::Npy<std::uint16_t> file;
-  explicit Tensor(const std::string& name) : file(support::load_npy<std::uint16_t>(path("inputs/" + name + ".npy"))) {}
+  explicit Tensor(const std::string& name)
+      : file(support::load_npy<std::uint16_t>(path("inputs/" + name + ".npy"))) {}
   Index heads() const { return static_cast<Index>(file.shape[0]); }
   Index tokens() const { return static_cast<Index>(file.shape[1]); }
   View view(Index first, Index count) const {
@@ -31,7 +36,9 @@ struct Tensor {
   View view() const { return view(0, tokens()); }
 };
 
-inline Shape shape() { return {.layers = 1, .query_heads = 9, .kv_heads = 3, .head_dim = 64, .dtype = DType::f16}; }
+inline Shape shape() {
+  return {.layers = 1, .query_heads = 9, .kv_heads = 3, .head_dim = 64, .dtype = DType::f16};
+}
 
 inline std::vector<std::int32_t> positions(const std::vector<Position>& at) {
   std::vector<std::int32_t> out;
@@ -42,11 +49,14 @@ inline std::vector<std::int32_t> positions(const std::vector<Position>& at) {
 // Row h of an int32 [heads][n] file.
 inline std::vector<std::int32_t> row(const support::Npy<std::int32_t>& file, int h) {
   const std::size_t n = file.shape[1];
-  const auto from = file.data.begin() + static_cast<std::ptrdiff_t>(n * static_cast<std::size_t>(h));
+  const auto from =
+      file.data.begin() + static_cast<std::ptrdiff_t>(n * static_cast<std::size_t>(h));
   return {from, from + static_cast<std::ptrdiff_t>(n)};
 }
 
-inline support::Npy<std::int32_t> kept(const std::string& file) { return support::load_npy<std::int32_t>(path(file)); }
+inline support::Npy<std::int32_t> kept(const std::string& file) {
+  return support::load_npy<std::int32_t>(path(file));
+}
 
 // A head as a scorer sees it, with keys and values of a file pair.
 struct Seen {
@@ -75,7 +85,8 @@ struct Seen {
 };
 
 // Scores equal the file within `tolerance` of the file's largest value, on rows [first, last).
-inline void expect_scores(const std::vector<float>& got, const float* want, Index first, Index last, float tolerance) {
+inline void expect_scores(const std::vector<float>& got, const float* want, Index first, Index last,
+                          float tolerance) {
   float largest = 0;
   for (Index r = first; r < last; ++r) largest = std::max(largest, std::abs(want[r]));
   for (Index r = first; r < last; ++r)

@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: MIT
 // LagKV: which rows stay, by comparing each chunk with the chunk that follows it.
 //
-// Paper:    Liang et al., "LagKV: Lag-Relative Information of the KV Cache Tells Which Tokens Are Important",
-//           arXiv 2504.04704, Eqs. 5-10; official code lag_kv.py (AI-Lab-China-Merchants-Bank/LagKV).
-// Formula:  min and max of every channel over the next chunk; z = (x - min) / (max - min); a token's score is the
-//           standard deviation of z over its channels (divisor: channels - 1), soft-maxed over the chunk; the score of
-//           keys plus value_weight times the score of values.
+// Paper:    Liang et al., "LagKV: Lag-Relative Information of the KV Cache Tells Which Tokens Are
+// Important",
+//           arXiv 2504.04704, Eqs. 5-10; official code lag_kv.py
+//           (AI-Lab-China-Merchants-Bank/LagKV).
+// Formula:  min and max of every channel over the next chunk; z = (x - min) / (max - min); a
+// token's score is the
+//           standard deviation of z over its channels (divisor: channels - 1), soft-maxed over the
+//           chunk; the score of keys plus value_weight times the score of values.
 // Needs:    keys (after RoPE) and values; no queries, no attention.
 // Cost:     two passes over keys and values of a chunk, linear in the length.
-// Defaults: lag 128 as in the paper's RULER runs (kvpress's default too; the official class has 1024), value weight 1;
-//           16 sinks as in the official class (kvpress: 4). How much stays is Keep's: the paper's S and r.
-// Differs:  a channel that is constant in the next chunk says nothing and is left out (the official code gives NaN for
-//           the whole chunk); scores are f32 whatever the cache stores; survivors stay in position order.
+// Defaults: lag 128 as in the paper's RULER runs (kvpress's default too; the official class has
+// 1024), value weight 1;
+//           16 sinks as in the official class (kvpress: 4). How much stays is Keep's: the paper's S
+//           and r.
+// Differs:  a channel that is constant in the next chunk says nothing and is left out (the official
+// code gives NaN for
+//           the whole chunk); scores are f32 whatever the cache stores; survivors stay in position
+//           order.
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <string_view>
 #include <vector>
 
@@ -23,12 +31,13 @@
 LESSKV_BEGIN_NAMESPACE
 
 struct LagKV {
-  Index lag = 128;         // chunk length, and how far ahead a chunk looks
-  float value_weight = 1;  // weight of the value score; 0: keys alone
+  Index lag = 128;                    // chunk length, and how far ahead a chunk looks
+  float value_weight = 1;             // weight of the value score; 0: keys alone
   std::vector<int> skip_layers = {};  // layers that stay whole
 
   static constexpr std::string_view name = "lagkv";
-  static constexpr std::string_view summary = "chunks compared with the chunk that follows (arXiv 2504.04704)";
+  static constexpr std::string_view summary =
+      "chunks compared with the chunk that follows (arXiv 2504.04704)";
   static constexpr Keep published{.sinks = 16};
   template <class Self, class Visitor>
   static void parameters(Self& self, Visitor&& visit) {
@@ -46,10 +55,13 @@ struct LagKV {
   }
   void check(const Shape& shape) const {
     if (lag < 2) fail("LagKV::lag is ", lag, "; a chunk has at least 2 rows");
-    if (!(value_weight >= 0) || !std::isfinite(value_weight)) fail("LagKV::value_weight must not be negative");
-    if (shape.head_dim < 2 || shape.value_width() < 2) fail("LagKV: a head needs at least 2 channels");
+    if (!(value_weight >= 0) || !std::isfinite(value_weight))
+      fail("LagKV::value_weight must not be negative");
+    if (shape.head_dim < 2 || shape.value_width() < 2)
+      fail("LagKV: a head needs at least 2 channels");
     for (const int layer : skip_layers)
-      if (layer < 0 || layer >= shape.layers) fail("LagKV::skip_layers: ", layer, " is not a layer");
+      if (layer < 0 || layer >= shape.layers)
+        fail("LagKV::skip_layers: ", layer, " is not a layer");
   }
 
   // Scores of a chunk sum to 1 + value_weight in every head, so they may be compared across heads.
@@ -63,13 +75,16 @@ struct LagKV {
   void add(const Rows& x, Index first, Index last, float weight, std::span<float> out) const {
     const Index width = x.cols();
     const auto next = x.middleRows(last, lag);
-    const Eigen::RowVectorXf low = next.colwise().minCoeff();
-    // Reciprocal of the range; 0 for a channel without one, which then adds nothing to any sum.
+    Eigen::RowVectorXf low = next.colwise().minCoeff();
+    // Reciprocal of the range; 0 for a channel without one (or one beyond f32), which then adds
+    // nothing to any sum.
     Eigen::RowVectorXf scale = next.colwise().maxCoeff() - low;
     Index live = 0;
     for (Index c = 0; c < width; ++c) {
-      const bool counts = scale[c] > 0 && std::isfinite(1 / scale[c]);
-      scale[c] = counts ? 1 / scale[c] : 0;
+      const float inverse = 1 / scale[c];
+      const bool counts = scale[c] > 0 && std::isfinite(scale[c]) && std::isfinite(inverse);
+      if (!counts) low[c] = 0;
+      scale[c] = counts ? inverse : 0;
       live += counts;
     }
     Eigen::VectorXf deviation = Eigen::VectorXf::Zero(last - first);
@@ -79,8 +94,13 @@ struct LagKV {
         z = (x.row(r) - low).cwiseProduct(scale);
         const float mean = z.sum() / static_cast<float>(live);
         // Channels that do not count hold 0, so each of them adds mean^2 to the sum of squares.
-        const float squares = (z.array() - mean).square().sum() - static_cast<float>(width - live) * mean * mean;
-        deviation[r - first] = std::sqrt(std::max(0.f, squares / static_cast<float>(live - 1)));
+        const float squares =
+            (z.array() - mean).square().sum() - static_cast<float>(width - live) * mean * mean;
+        // Squares beyond f32: as far from the next chunk as can be said.
+        deviation[r - first] =
+            squares < std::numeric_limits<float>::max()
+                ? std::sqrt(std::max(0.f, squares / static_cast<float>(live - 1)))
+                : std::numeric_limits<float>::max();
       }
     }
     const Eigen::VectorXf e = (deviation.array() - deviation.maxCoeff()).exp();
