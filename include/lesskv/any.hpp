@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Policies by name, at run time. Includes all of lesskv and every method; engines that know their policies include
-// lesskv.hpp alone and compile faster.
+// Policies by name, at run time. Includes all of lesskv and every method; engines that know their
+// policies include lesskv.hpp alone and compile faster.
 #pragma once
 
 #include <string_view>
@@ -18,15 +18,24 @@ template <class Target>
 Target build(const PolicySpec& spec, Shape shape) {
   if (spec.dtype) shape.dtype = *spec.dtype;
   // Exact: all rows may stay, whatever the score.
-  if (spec.exact) return Target(shape, Keep{.fraction = 1}, AnyScorer(StreamingLLM{}), AnyBudgeter{});
-  if (!spec.has_amount()) fail("spec: nothing says how much to keep; add keep(fraction=...), keep(tokens=...) or keep(bytes=...)");
+  if (spec.exact)
+    return Target(shape, Keep{.fraction = 1}, AnyScorer(StreamingLLM{}), AnyBudgeter{});
+  if (!spec.has_amount())
+    fail(
+        "spec: nothing says how much to keep; add keep(fraction=...), keep(tokens=...) or "
+        "keep(bytes=...)");
   return Target(shape, spec.keep, *spec.scorer, spec.budgeter);
 }
 }  // namespace detail
 
-// make_cache("keep(fraction=0.25) + lagkv(lag=128)", shape); cache/spec.hpp has the grammar. Errors name the place.
-inline AnyCache make_cache(const PolicySpec& spec, const Shape& shape) { return detail::build<AnyCache>(spec, shape); }
-inline AnyCache make_cache(std::string_view spec, const Shape& shape) { return make_cache(parse_spec(spec), shape); }
+// make_cache("keep(fraction=0.25) + lagkv(lag=128)", shape); cache/spec.hpp has the grammar. Errors
+// name the place.
+inline AnyCache make_cache(const PolicySpec& spec, const Shape& shape) {
+  return detail::build<AnyCache>(spec, shape);
+}
+inline AnyCache make_cache(std::string_view spec, const Shape& shape) {
+  return make_cache(parse_spec(spec), shape);
+}
 
 // The same without a store, for memory that the engine owns.
 inline AnyPlanner make_planner(const PolicySpec& spec, const Shape& shape) {

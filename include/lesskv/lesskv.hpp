@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// lesskv: less KV cache, same answers. The one header; choosing policies by name at run time is in <lesskv/any.hpp>.
+// lesskv: less KV cache, same answers. The one header; choosing policies by name at run time is in
+// <lesskv/any.hpp>.
 #pragma once
 
 #include "cache/kv_cache.hpp"

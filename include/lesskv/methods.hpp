@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// All methods, and the one list of them. A new method is one header and one line in each half of this file.
+// All methods, and the one list of them. A new method is one header and one line in each half of
+// this file.
 #pragma once
 
 #include "budget/table.hpp"
@@ -17,6 +18,7 @@ LESSKV_BEGIN_NAMESPACE
 template <class... Ps>
 struct MethodList {};
 
-using Methods = MethodList<H2O, KeyDiff, KeyNorm, LagKV, Random, SnapKV, StreamingLLM, TableBudget, TOVA>;
+using Methods =
+    MethodList<H2O, KeyDiff, KeyNorm, LagKV, Random, SnapKV, StreamingLLM, TableBudget, TOVA>;
 
 LESSKV_END_NAMESPACE

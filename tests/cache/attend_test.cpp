@@ -15,7 +15,9 @@ struct Case {
 
 class Attend : public testing::TestWithParam<Case> {};
 
-double bound(DType dtype) { return dtype == DType::f32 ? 2e-5 : 1e-3; }  // the cache's own rounding is in the oracle too
+double bound(DType dtype) {
+  return dtype == DType::f32 ? 2e-5 : 1e-3;
+}  // the cache's own rounding is in the oracle too
 
 TEST_P(Attend, ChunkedCausalAttentionEqualsTheDefinition) {
   const Case& c = GetParam();
@@ -30,23 +32,25 @@ TEST_P(Attend, ChunkedCausalAttentionEqualsTheDefinition) {
   Index at = 0;
   for (const Index n : {1, 15, 1, 47, 64, 1, 130, 41}) {
     const Matrix got = feed(cache, in, at, n);
-    const Matrix want = attention_by_definition(cache, 0, in[0].queries.middleRows(at, n), range(at, n));
+    const Matrix want =
+        attention_by_definition(cache, 0, in[0].queries.middleRows(at, n), range(at, n));
     EXPECT_LT(relative_error(got, want), bound(c.dtype)) << "tokens " << at << " + " << n;
     at += n;
   }
   EXPECT_EQ(cache.size(0, c.kv_heads - 1), 300);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, Attend,
-                         testing::Values(Case{1, 1, 64, 0, DType::f32}, Case{9, 3, 64, 0, DType::f16},
-                                         Case{8, 2, 128, 0, DType::bf16}, Case{2, 2, 1, 0, DType::f32},
-                                         Case{16, 1, 40, 24, DType::f16}, Case{6, 2, 80, 16, DType::f32},
-                                         Case{3, 3, 256, 0, DType::f16}, Case{4, 4, 7, 3, DType::f32}),
-                         [](const auto& tested) {
-                           const Case& c = tested.param;
-                           return "q" + std::to_string(c.query_heads) + "kv" + std::to_string(c.kv_heads) + "d" +
-                                  std::to_string(c.head_dim) + "v" + std::to_string(c.value_dim) + name_of(c.dtype);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Attend,
+    testing::Values(Case{1, 1, 64, 0, DType::f32}, Case{9, 3, 64, 0, DType::f16},
+                    Case{8, 2, 128, 0, DType::bf16}, Case{2, 2, 1, 0, DType::f32},
+                    Case{16, 1, 40, 24, DType::f16}, Case{6, 2, 80, 16, DType::f32},
+                    Case{3, 3, 256, 0, DType::f16}, Case{4, 4, 7, 3, DType::f32}),
+    [](const auto& tested) {
+      const Case& c = tested.param;
+      return "q" + std::to_string(c.query_heads) + "kv" + std::to_string(c.kv_heads) + "d" +
+             std::to_string(c.head_dim) + "v" + std::to_string(c.value_dim) + name_of(c.dtype);
+    });
 
 struct Options : testing::Test {
   const Shape shape{.query_heads = 4, .kv_heads = 2, .head_dim = 32, .dtype = DType::f32};
@@ -60,7 +64,8 @@ struct Options : testing::Test {
     const auto at = options.positions.empty()
                         ? range(90, 10)
                         : std::vector<Position>(options.positions.begin(), options.positions.end());
-    const Matrix want = attention_by_definition(cache, 0, in[0].queries.middleRows(90, 10), at, options);
+    const Matrix want =
+        attention_by_definition(cache, 0, in[0].queries.middleRows(90, 10), at, options);
     EXPECT_TRUE(out.allFinite());
     EXPECT_LT(relative_error(out, want), 2e-5);
   }
@@ -78,7 +83,8 @@ TEST_F(Options, BiasPerRow) {
   expect_equal({.bias = bias});
   Matrix hidden = b;
   hidden.row(0).head(50).setConstant(-INFINITY);
-  const std::vector<std::span<const float>> half{{hidden.row(0).data(), 100}, {hidden.row(1).data(), 100}};
+  const std::vector<std::span<const float>> half{{hidden.row(0).data(), 100},
+                                                 {hidden.row(1).data(), 100}};
   expect_equal({.bias = half});
 }
 TEST_F(Options, MaskOfATree) {
@@ -124,7 +130,8 @@ TEST_F(Options, WrongOptionsNameTheArgument) {
   EXPECT_THROW(empty.attend(0, in[0].q(0, 1), out.data()), Error);
 }
 
-// ---- views ---------------------------------------------------------------------------------------------------------------
+// ---- views
+// ---------------------------------------------------------------------------------------------------------------
 
 TEST(Views, EveryLayoutStoresTheSameRows) {
   const Shape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 6, .dtype = DType::f32};
@@ -143,11 +150,16 @@ TEST(Views, EveryLayoutStoresTheSameRows) {
       for (int c = 0; c < 6; ++c) {
         by_head[static_cast<std::size_t>((h * n + t) * 6 + c)] = in.keys(t, h * 6 + c);
         transposed[static_cast<std::size_t>((h * 6 + c) * n + t)] = in.values(t, h * 6 + c);
-        paged[static_cast<std::size_t>(slots[static_cast<std::size_t>(t)] * 12 + h * 6 + c)] = in.keys(t, h * 6 + c);
+        paged[static_cast<std::size_t>(slots[static_cast<std::size_t>(t)] * 12 + h * 6 + c)] =
+            in.keys(t, h * 6 + c);
       }
   }
   const View keys = View::by_head(by_head.data(), DType::f32, n, 6);
-  const View values{.data = transposed.data(), .tokens = n, .token_stride = 1, .head_stride = 6 * n, .channel_stride = n};
+  const View values{.data = transposed.data(),
+                    .tokens = n,
+                    .token_stride = 1,
+                    .head_stride = 6 * n,
+                    .channel_stride = n};
   View pages = View::packed(paged.data(), 2 * n, 2, 6);
   pages.tokens = n;
   pages.rows = slots;
@@ -168,7 +180,8 @@ TEST(Views, HalvesAndBrainFloatsAreReadAndStoredExactly) {
   for (const DType type : {DType::f16, DType::bf16}) {
     const Shape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 16, .dtype = type};
     std::vector<std::uint16_t> bits;
-    for (std::uint16_t i = 0; i < 20 * 16; ++i) bits.push_back(static_cast<std::uint16_t>(0x2000u + i * 37u));
+    for (std::uint16_t i = 0; i < 20 * 16; ++i)
+      bits.push_back(static_cast<std::uint16_t>(0x2000u + i * 37u));
     KVCache cache(shape);
     const View view = View::packed(bits.data(), type, 20, 1, 16);
     cache.append(0, view, view);

@@ -35,16 +35,28 @@ void release(void* p, std::size_t align) {
 
 void* operator new(std::size_t n) { return counted(n, 64); }
 void* operator new[](std::size_t n) { return counted(n, 64); }
-void* operator new(std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
+void* operator new(std::size_t n, std::align_val_t a) {
+  return counted(n, static_cast<std::size_t>(a));
+}
+void* operator new[](std::size_t n, std::align_val_t a) {
+  return counted(n, static_cast<std::size_t>(a));
+}
 void operator delete(void* p) noexcept { release(p, 64); }
 void operator delete[](void* p) noexcept { release(p, 64); }
 void operator delete(void* p, std::size_t) noexcept { release(p, 64); }
 void operator delete[](void* p, std::size_t) noexcept { release(p, 64); }
-void operator delete(void* p, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
-void operator delete[](void* p, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
-void operator delete(void* p, std::size_t, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
-void operator delete[](void* p, std::size_t, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+void operator delete(void* p, std::align_val_t a) noexcept {
+  release(p, static_cast<std::size_t>(a));
+}
+void operator delete[](void* p, std::align_val_t a) noexcept {
+  release(p, static_cast<std::size_t>(a));
+}
+void operator delete(void* p, std::size_t, std::align_val_t a) noexcept {
+  release(p, static_cast<std::size_t>(a));
+}
+void operator delete[](void* p, std::size_t, std::align_val_t a) noexcept {
+  release(p, static_cast<std::size_t>(a));
+}
 
 namespace {
 
@@ -76,8 +88,10 @@ void expect_honest_bytes(Ps... policies) {
   const std::size_t before = live.load();
   auto cache = std::make_unique<KVCache<Ps...>>(shape, policies...);
   const auto check = [&](const char* when) {
-    const double counted = static_cast<double>(live.load() - before), said = static_cast<double>(cache->bytes());
-    EXPECT_NEAR(said / counted, 1.0, 0.05) << when << ": bytes() " << said << ", allocated " << counted;
+    const double counted = static_cast<double>(live.load() - before),
+                 said = static_cast<double>(cache->bytes());
+    EXPECT_NEAR(said / counted, 1.0, 0.05)
+        << when << ": bytes() " << said << ", allocated " << counted;
   };
   for (int l = 0; l < 4; ++l) {
     cache->append(l, in[std::size_t(l)].k(0, 1500), in[std::size_t(l)].v(0, 1500));
@@ -89,9 +103,11 @@ void expect_honest_bytes(Ps... policies) {
   cache->compress();
   check("after compress()");
   if (sizeof...(Ps) > 0) {
-    EXPECT_LT(static_cast<double>(live.load() - before), 0.45 * static_cast<double>(full)) << "memory falls";
+    EXPECT_LT(static_cast<double>(live.load() - before), 0.45 * static_cast<double>(full))
+        << "memory falls";
     // Law 14: at most 1.15 times what was held, plus one head's rows in f32.
-    EXPECT_LT(static_cast<double>(peak.load() - before), 1.15 * static_cast<double>(full) + 1500 * 128 * 4.0);
+    EXPECT_LT(static_cast<double>(peak.load() - before),
+              1.15 * static_cast<double>(full) + 1500 * 128 * 4.0);
   }
   for (Index at = 1500; at < 1700; ++at) {
     for (int l = 0; l < 4; ++l) {
@@ -132,7 +148,8 @@ void expect_silent_decode(Ps... policies) {
     cache.compress();
     silent += calls.load() == start;
   }
-  // Of 128 steps only those that seal a block (two, and the first after the prompt) or judge again may allocate.
+  // Of 128 steps only those that seal a block (two, and the first after the prompt) or judge again
+  // may allocate.
   EXPECT_GE(silent, 122);
 }
 
@@ -147,7 +164,8 @@ TEST(Bytes, SteadyDecodingAllocatesNothing) {
 TEST(Bytes, ForksShareTheirBlocks) {
   const auto in = tensors(shape, 1024, 33);
   KVCache trunk(shape);
-  for (int l = 0; l < 4; ++l) trunk.append(l, in[std::size_t(l)].k(0, 1024), in[std::size_t(l)].v(0, 1024));
+  for (int l = 0; l < 4; ++l)
+    trunk.append(l, in[std::size_t(l)].k(0, 1024), in[std::size_t(l)].v(0, 1024));
   const std::size_t before = live.load();
   auto branch = trunk.fork();
   const std::size_t cost = live.load() - before;

@@ -42,9 +42,11 @@ void expect_rows_intact(const Cache& cache, const std::vector<Tensors>& in) {
   const Shape& s = cache.shape();
   for (int l = 0; l < s.layers; ++l) {
     KVCache<> exact(s);
-    exact.append(l, in[static_cast<std::size_t>(l)].k(0, in[0].keys.rows()), in[static_cast<std::size_t>(l)].v(0, in[0].keys.rows()));
+    exact.append(l, in[static_cast<std::size_t>(l)].k(0, in[0].keys.rows()),
+                 in[static_cast<std::size_t>(l)].v(0, in[0].keys.rows()));
     for (int h = 0; h < s.kv_heads; ++h) {
-      const Matrix k = cache.keys(l, h), v = cache.values(l, h), ek = exact.keys(l, h), ev = exact.values(l, h);
+      const Matrix k = cache.keys(l, h), v = cache.values(l, h), ek = exact.keys(l, h),
+                   ev = exact.values(l, h);
       const auto p = cache.positions(l, h);
       for (std::size_t r = 0; r < p.size(); ++r) {
         EXPECT_EQ(k.row(Index(r)), ek.row(to_int(p[r])));
@@ -83,7 +85,8 @@ TEST(Laws, StreamingEqualsOneShotForEverySplitOfAJudgeOncePolicy) {
   const auto run = [&](auto cache, std::mt19937* random) {
     Index at = 0;
     while (at < 333) {
-      const Index n = random ? std::min<Index>(333 - at, 1 + static_cast<Index>((*random)() % 40)) : 333;
+      const Index n =
+          random ? std::min<Index>(333 - at, 1 + static_cast<Index>((*random)() % 40)) : 333;
       feed(cache, in, at, n);
       cache.compress();
       at += n;
@@ -120,7 +123,8 @@ TEST(Laws, TotalsAreExactAndRagged) {
   for (int h = 0; h < 2; ++h) {
     const auto p = cache.positions(1, h);
     for (int i = 0; i < 4; ++i) EXPECT_EQ(to_int(p[static_cast<std::size_t>(i)]), i);
-    for (int i = 0; i < 10; ++i) EXPECT_EQ(to_int(p[p.size() - 10 + static_cast<std::size_t>(i)]), 490 + i);
+    for (int i = 0; i < 10; ++i)
+      EXPECT_EQ(to_int(p[p.size() - 10 + static_cast<std::size_t>(i)]), 490 + i);
   }
 
   KVCache fraction(small, SmallKeys{}, Keep{.fraction = 0.3, .sinks = 4, .recent = 10});
@@ -160,8 +164,10 @@ void expect_bounded(Cache cache, Index tokens, std::size_t bytes) {
 TEST(Laws, EndlessGenerationStaysUnderItsLimit) {
   expect_bounded(KVCache(small, SmallKeys{}, Keep{.tokens = 200, .sinks = 4}), 200, 0);
   expect_bounded(KVCache(small, WindowAttention{}, Keep{.tokens = 200}), 200, 0);
-  expect_bounded(KVCache(small, SumOfAttention{}, Tilted{}, Keep{.tokens = 200, .recent = 16}), 200, 0);
-  expect_bounded(KVCache(small, ChunkValues{}, Keep{.fraction = 0.5, .tokens = 200, .sinks = 4}), 200, 0);
+  expect_bounded(KVCache(small, SumOfAttention{}, Tilted{}, Keep{.tokens = 200, .recent = 16}), 200,
+                 0);
+  expect_bounded(KVCache(small, ChunkValues{}, Keep{.fraction = 0.5, .tokens = 200, .sinks = 4}),
+                 200, 0);
   expect_bounded(KVCache(small, SmallKeys{}, Keep{.bytes = 100000}), 0, 100000);
   expect_bounded(KVCache(small, SumOfAttention{}, Keep{.bytes = 100000, .sinks = 4}), 0, 100000);
   expect_bounded(KVCache(small, WindowAttention{}, Keep{.bytes = 100000}), 0, 100000);
@@ -170,7 +176,8 @@ TEST(Laws, EndlessGenerationStaysUnderItsLimit) {
 
 TEST(Laws, EveryJudgesThatOften) {
   const auto in = tensors(small, 400, 5);
-  KVCache often(small, SmallKeys{}, Keep{.fraction = 0.5, .every = 1}), seldom(small, SmallKeys{}, Keep{.fraction = 0.5});
+  KVCache often(small, SmallKeys{}, Keep{.fraction = 0.5, .every = 1}),
+      seldom(small, SmallKeys{}, Keep{.fraction = 0.5});
   feed(often, in, 0, 256);
   feed(seldom, in, 0, 256);
   often.compress();
@@ -209,7 +216,8 @@ TEST(Laws, SharedSetsAreEqualAndKeepTheTotal) {
     std::vector<std::int32_t> want{0, 1};
     detail::select_largest(mean, {}, 2, 300, 98, 0, want);
     std::vector<std::int32_t> got;
-    for (const Position p : cache.positions(0, 0)) got.push_back(static_cast<std::int32_t>(to_int(p)));
+    for (const Position p : cache.positions(0, 0))
+      got.push_back(static_cast<std::int32_t>(to_int(p)));
     EXPECT_EQ(got, want);
   }
 }
@@ -289,7 +297,8 @@ TEST(Laws, PositionsMayHaveGapsAndLayersMayDiffer) {
   EXPECT_EQ(cache.stats().held, 80);
 }
 
-// ---- bad input: an error that names the argument, and the cache as it was ----------------------------------------------------
+// ---- bad input: an error that names the argument, and the cache as it was
+// ----------------------------------------------------
 
 template <class F>
 std::string message_of(F&& f) {
@@ -355,8 +364,12 @@ TEST(BadInput, NamesTheArgumentAndChangesNothing) {
 }
 
 TEST(BadInput, ImpossibleShapesAndBudgets) {
-  const auto built = [](const Shape& s, const Keep& k) { return message_of([&] { KVCache(s, WindowAttention{}, k); }); };
-  const auto expect = [](const std::string& got, const char* word) { EXPECT_NE(got.find(word), std::string::npos) << got; };
+  const auto built = [](const Shape& s, const Keep& k) {
+    return message_of([&] { KVCache(s, WindowAttention{}, k); });
+  };
+  const auto expect = [](const std::string& got, const char* word) {
+    EXPECT_NE(got.find(word), std::string::npos) << got;
+  };
   expect(built({.layers = 0}, {.fraction = .5}), "layers");
   expect(built({.query_heads = 4, .kv_heads = 3}, {.fraction = .5}), "query_heads");
   expect(built({.query_heads = 129, .kv_heads = 1}, {.fraction = .5}), "128");
@@ -370,7 +383,8 @@ TEST(BadInput, ImpossibleShapesAndBudgets) {
   expect(built(small, {.tokens = 100, .sinks = -4}), "sinks");
   expect(built(small, {.tokens = 100, .every = 0}), "every");
   expect(message_of([] { KVCache(small, ChunkValues{}, Keep{.tokens = 100}); }), "fraction");
-  expect(message_of([] { KVCache(small, ChunkValues{}, Keep{.fraction = .5, .tokens = 14}); }), "impossible");
+  expect(message_of([] { KVCache(small, ChunkValues{}, Keep{.fraction = .5, .tokens = 14}); }),
+         "impossible");
   // Bytes are only known to be impossible when rows are there.
   const auto in = tensors(small, 100, 12);
   KVCache tight(small, SmallKeys{}, Keep{.bytes = 1000, .sinks = 50});
@@ -399,7 +413,9 @@ TEST(EdgeCases, EmptyAndTinyCachesAreLeftAlone) {
 TEST(Threads, LayersMayBeFedAtTheSameTimeAndAnExecutorChangesNothing) {
   const Shape shape{.layers = 6, .query_heads = 4, .kv_heads = 2, .head_dim = 16};
   const auto in = tensors(shape, 200, 14);
-  const auto fresh = [&] { return KVCache(shape, SumOfAttention{}, Tilted{}, Keep{.tokens = 60, .recent = 8}); };
+  const auto fresh = [&] {
+    return KVCache(shape, SumOfAttention{}, Tilted{}, Keep{.tokens = 60, .recent = 8});
+  };
   auto serial = fresh(), parallel = fresh();
   parallel.set_executor([](Index count, const std::function<void(Index)>& task) {
     std::vector<std::thread> threads;
@@ -419,7 +435,8 @@ TEST(Threads, LayersMayBeFedAtTheSameTimeAndAnExecutorChangesNothing) {
     });
   }
   for (auto& t : threads) t.join();
-  for (int l = 0; l < 6; ++l) EXPECT_EQ(a[static_cast<std::size_t>(l)], b[static_cast<std::size_t>(l)]);
+  for (int l = 0; l < 6; ++l)
+    EXPECT_EQ(a[static_cast<std::size_t>(l)], b[static_cast<std::size_t>(l)]);
   serial.compress();
   parallel.compress();
   EXPECT_EQ(all_positions(serial), all_positions(parallel));

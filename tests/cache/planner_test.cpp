@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The plan-only path: the engine owns the memory, the planner says which rows stay, the engine moves them.
+// The plan-only path: the engine owns the memory, the planner says which rows stay, the engine
+// moves them.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -11,7 +12,8 @@ namespace {
 
 using namespace support;
 
-const Shape shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16, .dtype = DType::f32};
+const Shape shape{
+    .layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16, .dtype = DType::f32};
 
 // An engine's cache: one buffer a layer and side, [slot][head][channel], and a slot table per head.
 struct EngineMemory {
@@ -25,13 +27,17 @@ struct EngineMemory {
       values[std::size_t(l)].resize(2048 * 32);
     }
   }
-  // Writes a pass of one layer; every token gets the next slot, spread over the buffer as pages would be.
+  // Writes a pass of one layer; every token gets the next slot, spread over the buffer as pages
+  // would be.
   void write(int layer, const Tensors& t, Index first, Index n) {
     for (Index i = 0; i < n; ++i) {
       const Index slot = ((first + i) * 7) % 2048;
-      std::memcpy(&keys[std::size_t(layer)][std::size_t(slot * 32)], t.keys.row(first + i).data(), 32 * sizeof(float));
-      std::memcpy(&values[std::size_t(layer)][std::size_t(slot * 32)], t.values.row(first + i).data(), 32 * sizeof(float));
-      for (int h = 0; h < 2; ++h) slots[std::size_t(layer * 2 + h)].push_back(static_cast<std::int32_t>(slot));
+      std::memcpy(&keys[std::size_t(layer)][std::size_t(slot * 32)], t.keys.row(first + i).data(),
+                  32 * sizeof(float));
+      std::memcpy(&values[std::size_t(layer)][std::size_t(slot * 32)],
+                  t.values.row(first + i).data(), 32 * sizeof(float));
+      for (int h = 0; h < 2; ++h)
+        slots[std::size_t(layer * 2 + h)].push_back(static_cast<std::int32_t>(slot));
     }
   }
   HeadView head(int layer, int h) const {
@@ -82,7 +88,8 @@ void expect_plan_equals_cache(Ps... policies) {
     at += n;
     for (int l = 0; l < 2; ++l)
       for (int h = 0; h < 2; ++h) {
-        EXPECT_EQ(planner.positions(l, h), cache.positions(l, h)) << "layer " << l << " head " << h << " at " << at;
+        EXPECT_EQ(planner.positions(l, h), cache.positions(l, h))
+            << "layer " << l << " head " << h << " at " << at;
         // Rows in the engine's memory are the rows of the cache, in position order.
         const HeadView view = memory.head(l, h);
         const Matrix k = cache.keys(l, h), v = cache.values(l, h);
@@ -108,8 +115,10 @@ TEST(PlanOnly, EqualsTheCacheForEveryKindOfPolicy) {
 
 TEST(PlanOnly, TheEnginesOwnAttentionGivesTheSamePlan) {
   const auto in = tensors(shape, 120, 22);
-  Planner from_queries(shape, SumOfAttention{}, Keep{.tokens = 50}), from_weights(shape, SumOfAttention{}, Keep{.tokens = 50});
-  Planner window_queries(shape, WindowAttention{}, Keep{.tokens = 50}), window_weights(shape, WindowAttention{}, Keep{.tokens = 50});
+  Planner from_queries(shape, SumOfAttention{}, Keep{.tokens = 50}),
+      from_weights(shape, SumOfAttention{}, Keep{.tokens = 50});
+  Planner window_queries(shape, WindowAttention{}, Keep{.tokens = 50}),
+      window_weights(shape, WindowAttention{}, Keep{.tokens = 50});
   EngineMemory memory;
   const Source source = [&](int l, int h) { return memory.head(l, h); };
   for (int l = 0; l < 2; ++l) {
@@ -127,7 +136,8 @@ TEST(PlanOnly, TheEnginesOwnAttentionGivesTheSamePlan) {
         for (int g = 0; g < 2; ++g) {
           const auto q = in[std::size_t(l)].queries.row(t).segment((h * 2 + g) * 16, 16);
           Eigen::RowVectorXd e(t + 1);
-          for (Index r = 0; r <= t; ++r) e[r] = std::exp(double(q.dot(in[std::size_t(l)].keys.row(r).segment(h * 16, 16))) / 4);
+          for (Index r = 0; r <= t; ++r)
+            e[r] = std::exp(double(q.dot(in[std::size_t(l)].keys.row(r).segment(h * 16, 16))) / 4);
           weights.row(t * 2 + g).head(t + 1) = (e / e.sum()).cast<float>();
         }
       from_weights.observe(l, h, make_rows(weights));
@@ -175,12 +185,14 @@ TEST(PlanOnly, AViewThatIsTooShortIsNamed) {
   EXPECT_EQ(planner.size(1, 1), 100);
 }
 
-// ---- move_rows ---------------------------------------------------------------------------------------------------------------
+// ---- move_rows
+// ---------------------------------------------------------------------------------------------------------------
 
 TEST(MoveRows, InPlaceEqualsACopyForEveryLayout) {
   std::mt19937 random(4);
   for (int round = 0; round < 60; ++round) {
-    const Index n = 1 + static_cast<Index>(random() % 90), width = 1 + static_cast<Index>(random() % 9);
+    const Index n = 1 + static_cast<Index>(random() % 90),
+                width = 1 + static_cast<Index>(random() % 9);
     std::vector<std::int32_t> kept;
     for (Index r = 0; r < n; ++r)
       if (random() % 3 == 0) kept.push_back(static_cast<std::int32_t>(r));
@@ -216,7 +228,8 @@ TEST(MoveRows, InPlaceEqualsACopyForEveryLayout) {
 TEST(MoveRows, WrongRowsMoveNothing) {
   std::vector<float> data{1, 2, 3, 4};
   const View view{.data = data.data(), .tokens = 4, .token_stride = 1};
-  for (const std::vector<std::int32_t>& kept : {std::vector<std::int32_t>{1, 1}, {2, 1}, {1, 4}, {-1, 2}}) {
+  for (const std::vector<std::int32_t>& kept :
+       {std::vector<std::int32_t>{1, 1}, {2, 1}, {1, 4}, {-1, 2}}) {
     EXPECT_THROW(move_rows(view, 1, kept), Error);
     EXPECT_EQ(data, (std::vector<float>{1, 2, 3, 4}));
   }

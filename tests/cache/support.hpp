@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the tests of the container share: random tensors, small scorers, and attention by its definition.
+// What the tests of the container share: random tensors, small scorers, and attention by its
+// definition.
 #pragma once
 
 #include <cmath>
@@ -29,12 +30,19 @@ struct Tensors {
         keys(normal(tokens, Index{s.kv_heads} * s.head_dim, seed * 3 + 1)),
         values(normal(tokens, Index{s.kv_heads} * s.value_width(), seed * 3 + 2)),
         queries(normal(tokens, Index{s.query_heads} * s.head_dim, seed * 3 + 3)) {}
-  View k(Index first, Index n) const { return View::packed(keys.row(first).data(), n, shape.kv_heads, shape.head_dim); }
-  View v(Index first, Index n) const { return View::packed(values.row(first).data(), n, shape.kv_heads, shape.value_width()); }
-  View q(Index first, Index n) const { return View::packed(queries.row(first).data(), n, shape.query_heads, shape.head_dim); }
+  View k(Index first, Index n) const {
+    return View::packed(keys.row(first).data(), n, shape.kv_heads, shape.head_dim);
+  }
+  View v(Index first, Index n) const {
+    return View::packed(values.row(first).data(), n, shape.kv_heads, shape.value_width());
+  }
+  View q(Index first, Index n) const {
+    return View::packed(queries.row(first).data(), n, shape.query_heads, shape.head_dim);
+  }
 };
 
-// Feeds tokens [first, first + n) of every layer and returns the attention output of the last layer.
+// Feeds tokens [first, first + n) of every layer and returns the attention output of the last
+// layer.
 template <class Cache>
 Matrix feed(Cache& cache, const std::vector<Tensors>& layers, Index first, Index n) {
   const Shape& s = cache.shape();
@@ -49,17 +57,20 @@ Matrix feed(Cache& cache, const std::vector<Tensors>& layers, Index first, Index
 
 inline std::vector<Tensors> tensors(const Shape& s, Index tokens, unsigned seed) {
   std::vector<Tensors> out;
-  for (int l = 0; l < s.layers; ++l) out.emplace_back(s, tokens, seed + 100u * static_cast<unsigned>(l));
+  for (int l = 0; l < s.layers; ++l)
+    out.emplace_back(s, tokens, seed + 100u * static_cast<unsigned>(l));
   return out;
 }
 
-// Attention by its definition, in double, over the rows that a cache reads back. queries [token][query_head * dim].
+// Attention by its definition, in double, over the rows that a cache reads back. queries
+// [token][query_head * dim].
 template <class Cache>
-Matrix attention_by_definition(const Cache& cache, int layer, const Matrix& queries, const std::vector<Position>& at,
-                               const AttendOptions& options = {}) {
+Matrix attention_by_definition(const Cache& cache, int layer, const Matrix& queries,
+                               const std::vector<Position>& at, const AttendOptions& options = {}) {
   const Shape& s = cache.shape();
   Matrix out = Matrix::Zero(queries.rows(), Index{s.query_heads} * s.value_width());
-  const double scale = options.scale > 0 ? double{options.scale} : 1 / std::sqrt(double(s.head_dim));
+  const double scale =
+      options.scale > 0 ? double{options.scale} : 1 / std::sqrt(double(s.head_dim));
   for (int h = 0; h < s.kv_heads; ++h) {
     const Matrix k = cache.keys(layer, h), v = cache.values(layer, h);
     const std::vector<Position> positions = cache.positions(layer, h);
@@ -70,13 +81,17 @@ Matrix attention_by_definition(const Cache& cache, int layer, const Matrix& quer
         double max = -INFINITY;
         for (Index r = 0; r < k.rows(); ++r) {
           double x = 0;
-          for (int c = 0; c < s.head_dim; ++c) x += double{queries(t, qh * s.head_dim + c)} * double{k(r, c)};
+          for (int c = 0; c < s.head_dim; ++c)
+            x += double{queries(t, qh * s.head_dim + c)} * double{k(r, c)};
           x *= scale;
-          if (options.softcap > 0) x = double{options.softcap} * std::tanh(x / double{options.softcap});
-          if (!options.bias.empty()) x += double{options.bias[static_cast<std::size_t>(h)][static_cast<std::size_t>(r)]};
+          if (options.softcap > 0)
+            x = double{options.softcap} * std::tanh(x / double{options.softcap});
+          if (!options.bias.empty())
+            x += double{options.bias[static_cast<std::size_t>(h)][static_cast<std::size_t>(r)]};
           const Index fresh = r - (k.rows() - queries.rows());
           const bool hidden = options.mask && fresh >= 0 ? !options.mask[t * queries.rows() + fresh]
-                                                         : positions[static_cast<std::size_t>(r)] > at[static_cast<std::size_t>(t)];
+                                                         : positions[static_cast<std::size_t>(r)] >
+                                                               at[static_cast<std::size_t>(t)];
           if (hidden) x = -INFINITY;
           logit.push_back(x);
           max = std::max(max, x);
@@ -91,10 +106,12 @@ Matrix attention_by_definition(const Cache& cache, int layer, const Matrix& quer
         for (Index r = 0; r < k.rows(); ++r) {
           const double w = std::exp(logit[static_cast<std::size_t>(r)] - max);
           den += w;
-          for (int c = 0; c < s.value_width(); ++c) sum[static_cast<std::size_t>(c)] += w * double{v(r, c)};
+          for (int c = 0; c < s.value_width(); ++c)
+            sum[static_cast<std::size_t>(c)] += w * double{v(r, c)};
         }
         for (int c = 0; c < s.value_width(); ++c)
-          out(t, qh * s.value_width() + c) = static_cast<float>(sum[static_cast<std::size_t>(c)] / den);
+          out(t, qh * s.value_width() + c) =
+              static_cast<float>(sum[static_cast<std::size_t>(c)] / den);
       }
   }
   return out;
@@ -110,18 +127,21 @@ inline double relative_error(const Matrix& got, const Matrix& want) {
   return double((got - want).norm()) / std::max(1e-30, double(want.norm()));
 }
 
-// ---- small scorers, one per kind of need ---------------------------------------------------------------------------------
+// ---- small scorers, one per kind of need
+// ---------------------------------------------------------------------------------
 struct SmallKeys {  // keys
   static constexpr Need needs = Need::keys;
   void score(const Head& head, std::span<float> out) const {
-    for (Index r = head.first; r < head.last; ++r) out[static_cast<std::size_t>(r)] = -head.keys.row(r).norm();
+    for (Index r = head.first; r < head.last; ++r)
+      out[static_cast<std::size_t>(r)] = -head.keys.row(r).norm();
   }
 };
 struct Recent {  // nothing
   static constexpr Need needs = Need::nothing;
   void score(const Head& head, std::span<float> out) const {
     for (Index r = head.first; r < head.last; ++r)
-      out[static_cast<std::size_t>(r)] = static_cast<float>(to_int(head.positions[static_cast<std::size_t>(r)]));
+      out[static_cast<std::size_t>(r)] =
+          static_cast<float>(to_int(head.positions[static_cast<std::size_t>(r)]));
   }
 };
 struct WindowAttention {  // queries of the newest tokens
@@ -130,7 +150,8 @@ struct WindowAttention {  // queries of the newest tokens
   Index window_size() const { return window; }
   Window reach() const { return {window}; }
   void score(const Head& head, std::span<float> out) const {
-    for (Index r = 0; r < head.last; ++r) out[static_cast<std::size_t>(r)] = head.attention.col(r).mean();
+    for (Index r = 0; r < head.last; ++r)
+      out[static_cast<std::size_t>(r)] = head.attention.col(r).mean();
   }
 };
 struct SumOfAttention {  // attention of every token, a column per row
@@ -138,7 +159,8 @@ struct SumOfAttention {  // attention of every token, a column per row
   static constexpr int columns = 1;
   void observe(const Head& head, NoState&) const {
     const auto sum = head.column(0);
-    for (Index r = 0; r < head.size(); ++r) sum[static_cast<std::size_t>(r)] += head.attention.col(r).sum();
+    for (Index r = 0; r < head.size(); ++r)
+      sum[static_cast<std::size_t>(r)] += head.attention.col(r).sum();
   }
   void score(const Head& head, std::span<float> out) const {
     const auto sum = head.column(0);

@@ -12,8 +12,8 @@ namespace {
 
 using namespace lesskv;
 
-std::vector<std::int32_t> selected(const std::vector<float>& score, const std::vector<float>& tie, Index first, Index last,
-                                   Index k, Index offset = 0) {
+std::vector<std::int32_t> selected(const std::vector<float>& score, const std::vector<float>& tie,
+                                   Index first, Index last, Index k, Index offset = 0) {
   std::vector<std::int32_t> kept;
   detail::select_largest(score, tie, first, last, k, offset, kept);
   return kept;
@@ -24,7 +24,8 @@ TEST(Select, EqualsAFullSortIncludingTies) {
   for (int round = 0; round < 400; ++round) {
     const int n = 1 + static_cast<int>(random() % 200);
     std::vector<float> score(static_cast<std::size_t>(n)), tie(score.size());
-    for (auto& x : score) x = static_cast<float>(static_cast<int>(random() % 7) - 3) * 0.5f;  // many equal scores
+    for (auto& x : score)
+      x = static_cast<float>(static_cast<int>(random() % 7) - 3) * 0.5f;  // many equal scores
     for (auto& x : tie) x = static_cast<float>(random() % 3);
     const int first = static_cast<int>(random() % static_cast<unsigned>(n));
     const int last = first + static_cast<int>(random() % static_cast<unsigned>(n - first + 1));

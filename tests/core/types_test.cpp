@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <lesskv/core/types.hpp>
+#include <limits>
 
 namespace {
 
@@ -14,7 +14,8 @@ double half_value(std::uint16_t bits) {
   const double sign = (bits & 0x8000) ? -1 : 1;
   const int exponent = (bits >> 10) & 31;
   const int fraction = bits & 1023;
-  if (exponent == 31) return fraction ? std::nan("") : sign * std::numeric_limits<double>::infinity();
+  if (exponent == 31)
+    return fraction ? std::nan("") : sign * std::numeric_limits<double>::infinity();
   if (exponent == 0) return sign * std::ldexp(fraction, -24);
   return sign * std::ldexp(1024 + fraction, exponent - 25);
 }
@@ -68,7 +69,9 @@ TEST(Types, LargestIsTheLastThatStaysFinite) {
   for (const DType type : {DType::f16, DType::bf16}) {
     const float edge = largest(type);
     const float beyond = std::nextafter(edge, std::numeric_limits<float>::infinity());
-    const auto stored = [&](float x) { return type == DType::f16 ? to_float(to_f16(x)) : to_float(to_bf16(x)); };
+    const auto stored = [&](float x) {
+      return type == DType::f16 ? to_float(to_f16(x)) : to_float(to_bf16(x));
+    };
     EXPECT_TRUE(std::isfinite(stored(edge))) << name_of(type);
     EXPECT_TRUE(std::isinf(stored(beyond))) << name_of(type);
   }

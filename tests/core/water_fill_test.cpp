@@ -11,8 +11,8 @@ namespace {
 
 using namespace lesskv;
 
-std::vector<Index> fill(const std::vector<double>& weight, const std::vector<Index>& floor, const std::vector<Index>& cap,
-                        Index total) {
+std::vector<Index> fill(const std::vector<double>& weight, const std::vector<Index>& floor,
+                        const std::vector<Index>& cap, Index total) {
   std::vector<Index> out(weight.size());
   detail::water_fill(weight, floor, cap, total, out);
   return out;
@@ -27,7 +27,8 @@ std::vector<Index> zigzag(std::vector<double> lmba, double beta, Index per_layer
 }
 
 TEST(WaterFill, WorkedExamples) {
-  EXPECT_EQ(zigzag({1200, 300, 100, 400}, .2, 256, 100000), (std::vector<Index>{543, 174, 92, 215}));
+  EXPECT_EQ(zigzag({1200, 300, 100, 400}, .2, 256, 100000),
+            (std::vector<Index>{543, 174, 92, 215}));
   EXPECT_EQ(zigzag({10, 20, 30, 41}, .2, 100, 1000), (std::vector<Index>{52, 83, 115, 150}));
   // A cap binds: the surplus goes in proportion to the budgets.
   EXPECT_EQ(zigzag({1200, 300, 100, 400}, .2, 256, 500), (std::vector<Index>{500, 190, 100, 234}));
@@ -49,10 +50,12 @@ TEST(WaterFill, TotalIsExactAndEveryShareLiesWithinOneOfTheRealOne) {
     const Index total = low + static_cast<Index>(random() % static_cast<unsigned>(high - low + 1));
     const std::vector<Index> out = fill(weight, floor, cap, total);
     EXPECT_EQ(std::accumulate(out.begin(), out.end(), Index{0}), total);
-    // Heads of weight zero only get what is left when all others are full; then no level describes the result.
+    // Heads of weight zero only get what is left when all others are full; then no level describes
+    // the result.
     Index reachable = 0;
     for (std::size_t i = 0; i < n; ++i) reachable += weight[i] > 0 ? cap[i] : floor[i];
-    const double level = oracle::water_level(weight, {floor.begin(), floor.end()}, {cap.begin(), cap.end()}, double(total));
+    const double level = oracle::water_level(weight, {floor.begin(), floor.end()},
+                                             {cap.begin(), cap.end()}, double(total));
     for (std::size_t i = 0; i < n; ++i) {
       EXPECT_GE(out[i], floor[i]);
       EXPECT_LE(out[i], cap[i]);

@@ -11,11 +11,14 @@ namespace {
 
 using namespace fixture;
 
-double bound(DType) { return 1e-5; }  // against the stored numbers: f32 arithmetic is all that differs
+double bound(DType) {
+  return 1e-5;
+}  // against the stored numbers: f32 arithmetic is all that differs
 
 std::vector<double> expected(const Head& head, const std::vector<float>& queries,
                              const oracle::AttentionOptions& options = {}) {
-  return oracle::attend(head.keys, head.values, queries, uz(head.key_dim), uz(head.value_dim), options);
+  return oracle::attend(head.keys, head.values, queries, uz(head.key_dim), uz(head.value_dim),
+                        options);
 }
 
 double error(const Call& call, const std::vector<double>& right) {
@@ -39,7 +42,8 @@ TEST_P(Attend, EveryWidth) {
         const std::vector<float> queries = normal(group * dim, 7);
         Call call(head, queries);
         kernel().attend(call.task);
-        EXPECT_LE(error(call, expected(head, queries)), bound(type)) << dim << ' ' << group << ' ' << name_of(type);
+        EXPECT_LE(error(call, expected(head, queries)), bound(type))
+            << dim << ' ' << group << ' ' << name_of(type);
       }
 }
 
@@ -57,7 +61,8 @@ TEST_P(Attend, EveryGroup) {
 TEST_P(Attend, EveryNumberOfRows) {
   for (const DType type : types)
     for (const Index group : {1, 3, 4, 13})
-      for (const Index rows : {1, 2, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 127, 128, 129, 200, 513}) {
+      for (const Index rows :
+           {1, 2, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 127, 128, 129, 200, 513}) {
         const Head head(rows, 32, 20, type, unsigned(rows));
         const std::vector<float> queries = normal(group * 32, 7);
         Call call(head, queries);
@@ -85,7 +90,8 @@ TEST_P(Attend, VisibleRows) {
     const std::vector<float> queries = normal(n * 64, 7);
     Call call(head, queries);
     std::vector<Index> visible;
-    for (Index i = 0; i < n; ++i) visible.push_back(i == 0 ? 0 : i == 1 ? 64 : i == 2 ? 1 : (i * 37) % 171);
+    for (Index i = 0; i < n; ++i)
+      visible.push_back(i == 0 ? 0 : i == 1 ? 64 : i == 2 ? 1 : (i * 37) % 171);
     call.task.visible = visible.data();
     kernel().attend(call.task);
     oracle::AttentionOptions options;
@@ -104,7 +110,8 @@ TEST_P(Attend, BiasAndSoftcap) {
         const Head head(rows, 64, 64, DType::f32, 3);
         const std::vector<float> queries = normal(n * 64, 7);
         std::vector<float> bias = normal(n * rows, 9);
-        for (Index row = 0; row < rows; row += 5) bias[uz(row)] = -std::numeric_limits<float>::infinity();
+        for (Index row = 0; row < rows; row += 5)
+          bias[uz(row)] = -std::numeric_limits<float>::infinity();
         Call call(head, queries);
         call.task.bias = bias.data();
         call.task.bias_stride = shared ? 0 : rows;
@@ -161,10 +168,11 @@ TEST_P(Attend, Peaked) {
   }
 }
 
-// Independent normal keys, values and queries: nearly uniform weights, so that the exact output is small and relative
-// errors are large. Against the numbers before they were stored.
+// Independent normal keys, values and queries: nearly uniform weights, so that the exact output is
+// small and relative errors are large. Against the numbers before they were stored.
 TEST_P(Attend, ErrorOfStorage) {
-  for (const auto& [type, limit] : {std::pair{DType::f32, 1e-5}, {DType::f16, 1e-3}, {DType::bf16, 8e-3}}) {
+  for (const auto& [type, limit] :
+       {std::pair{DType::f32, 1e-5}, {DType::f16, 1e-3}, {DType::bf16, 8e-3}}) {
     const Index rows = 4096, group = 4;
     const int dim = 128;
     const Head head(rows, dim, dim, type, 3);
@@ -191,12 +199,16 @@ TEST_P(Attend, Logits) {
         const std::vector<double> right = oracle::logits(head.keys, queries, 80);
         for (Index i = 0; i < n; ++i)
           for (Index row = 0; row < stride; ++row)
-            if (row < rows) EXPECT_NEAR(out[uz(i * stride + row)], right[uz(i * rows + row)], 1e-5);
-            else EXPECT_EQ(out[uz(i * stride + row)], 5);
+            if (row < rows)
+              EXPECT_NEAR(out[uz(i * stride + row)], right[uz(i * rows + row)], 1e-5);
+            else
+              EXPECT_EQ(out[uz(i * stride + row)], 5);
       }
 }
 
-INSTANTIATE_TEST_SUITE_P(, Attend, testing::ValuesIn(lesskv::kernel_tables().begin(), lesskv::kernel_tables().end()),
+INSTANTIATE_TEST_SUITE_P(, Attend,
+                         testing::ValuesIn(lesskv::kernel_tables().begin(),
+                                           lesskv::kernel_tables().end()),
                          table_name);
 
 }  // namespace

@@ -28,7 +28,8 @@ class Convert : public testing::TestWithParam<const KernelTable*> {
 // The value of a 16-bit pattern by its definition.
 double value(std::uint16_t bits, int exponent_bits) {
   const int mantissa_bits = 15 - exponent_bits, bias = (1 << (exponent_bits - 1)) - 1;
-  const int exponent = (bits & 0x7fff) >> mantissa_bits, mantissa = bits & ((1 << mantissa_bits) - 1);
+  const int exponent = (bits & 0x7fff) >> mantissa_bits,
+            mantissa = bits & ((1 << mantissa_bits) - 1);
   const double sign = bits & 0x8000 ? -1 : 1;
   if (exponent == (1 << exponent_bits) - 1) return mantissa ? NAN : sign * INFINITY;
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
@@ -68,7 +69,8 @@ TEST_P(Convert, RoundsToNearestEven) {
     std::vector<std::uint16_t> right;
     for (int i = 0; i + 1 < top; ++i) {
       const auto low = static_cast<std::uint16_t>(i), high = static_cast<std::uint16_t>(i + 1);
-      const auto middle = static_cast<float>((value(low, exponent_bits) + value(high, exponent_bits)) / 2);
+      const auto middle =
+          static_cast<float>((value(low, exponent_bits) + value(high, exponent_bits)) / 2);
       for (const float sign : {1.f, -1.f}) {
         const auto with_sign = [&](std::uint16_t bits) {
           return static_cast<std::uint16_t>(bits | (sign < 0 ? 0x8000 : 0));
@@ -82,9 +84,11 @@ TEST_P(Convert, RoundsToNearestEven) {
       }
     }
     const std::vector<std::uint16_t> got = narrow(type, x);
-    for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(got[i], right[i]) << x[i] << ' ' << name_of(type);
+    for (std::size_t i = 0; i < x.size(); ++i)
+      ASSERT_EQ(got[i], right[i]) << x[i] << ' ' << name_of(type);
   }
-  const std::vector<std::uint16_t> far = narrow(DType::f16, {65519.99f, 65520.f, 1e10f, -1e10f, INFINITY, -INFINITY});
+  const std::vector<std::uint16_t> far =
+      narrow(DType::f16, {65519.99f, 65520.f, 1e10f, -1e10f, INFINITY, -INFINITY});
   EXPECT_EQ(far, (std::vector<std::uint16_t>{0x7bff, 0x7c00, 0x7c00, 0xfc00, 0x7c00, 0xfc00}));
   const std::vector<std::uint16_t> bfar = narrow(DType::bf16, {3.4e38f, INFINITY, -INFINITY});
   EXPECT_EQ(bfar, (std::vector<std::uint16_t>{0x7f80, 0x7f80, 0xff80}));
@@ -107,7 +111,13 @@ TEST_P(Convert, AnyLengthTouchesNothingElse) {
 TEST_P(Convert, KeysIntoLanesAndBack) {
   for (const DType type : {DType::f32, DType::f16, DType::bf16})
     for (const int dim : {1, 3, 16, 33, 64, 80, 128})
-      for (const auto& [row, n] : {std::pair<Index, Index>{0, 64}, {0, 1}, {63, 1}, {5, 30}, {16, 16}, {15, 2}, {32, 32}}) {
+      for (const auto& [row, n] : {std::pair<Index, Index>{0, 64},
+                                   {0, 1},
+                                   {63, 1},
+                                   {5, 30},
+                                   {16, 16},
+                                   {15, 2},
+                                   {32, 32}}) {
         const Index stride = dim + 2;
         const std::vector<float> rows = normal(n * stride, 11);
         std::vector<float> block(uz(64 * dim), 0);
@@ -115,17 +125,22 @@ TEST_P(Convert, KeysIntoLanesAndBack) {
         GetParam()->pack_keys(type, block.data(), dim, row, rows.data(), stride, n);
         for (Index r = 0; r < n; ++r)
           for (Index c = 0; c < dim; ++c)
-            put(right.data(), (row + r) / 16 * dim * 16 + c * 16 + (row + r) % 16, rows[uz(r * stride + c)], type);
-        ASSERT_EQ(std::memcmp(block.data(), right.data(), block.size() * 4), 0) << dim << ' ' << row << ' ' << n;
+            put(right.data(), (row + r) / 16 * dim * 16 + c * 16 + (row + r) % 16,
+                rows[uz(r * stride + c)], type);
+        ASSERT_EQ(std::memcmp(block.data(), right.data(), block.size() * 4), 0)
+            << dim << ' ' << row << ' ' << n;
         std::vector<float> back(uz(n * stride), -77.f);
         GetParam()->unpack_keys(type, block.data(), dim, row, n, back.data(), stride);
         for (Index r = 0; r < n; ++r)
           for (Index c = 0; c < stride; ++c)
-            ASSERT_EQ(back[uz(r * stride + c)], c < dim ? stored(rows[uz(r * stride + c)], type) : -77.f);
+            ASSERT_EQ(back[uz(r * stride + c)],
+                      c < dim ? stored(rows[uz(r * stride + c)], type) : -77.f);
       }
 }
 
-INSTANTIATE_TEST_SUITE_P(, Convert, testing::ValuesIn(lesskv::kernel_tables().begin(), lesskv::kernel_tables().end()),
+INSTANTIATE_TEST_SUITE_P(, Convert,
+                         testing::ValuesIn(lesskv::kernel_tables().begin(),
+                                           lesskv::kernel_tables().end()),
                          table_name);
 
 }  // namespace

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One KV head stored as the kernels read it, with the f32 numbers that the storage type really holds.
+// One KV head stored as the kernels read it, with the f32 numbers that the storage type really
+// holds.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -39,14 +40,20 @@ inline std::vector<float> normal(Index n, unsigned seed) {
   return x;
 }
 
-// Writes element i of an array of the storage type, one number at a time: shares nothing with the kernels.
+// Writes element i of an array of the storage type, one number at a time: shares nothing with the
+// kernels.
 inline void put(void* data, Index i, float x, DType type) {
-  if (type == DType::f32) static_cast<float*>(data)[i] = x;
-  else if (type == DType::f16) static_cast<lesskv::f16*>(data)[i] = lesskv::to_f16(x);
-  else static_cast<lesskv::bf16*>(data)[i] = lesskv::to_bf16(x);
+  if (type == DType::f32)
+    static_cast<float*>(data)[i] = x;
+  else if (type == DType::f16)
+    static_cast<lesskv::f16*>(data)[i] = lesskv::to_f16(x);
+  else
+    static_cast<lesskv::bf16*>(data)[i] = lesskv::to_bf16(x);
 }
 
-inline std::string table_name(const testing::TestParamInfo<const KernelTable*>& table) { return table.param->name; }
+inline std::string table_name(const testing::TestParamInfo<const KernelTable*>& table) {
+  return table.param->name;
+}
 
 struct Head {
   Head(Index row_count, int key_width, int value_width, DType stored_type, unsigned seed)
@@ -64,7 +71,8 @@ struct Head {
       std::memset(k, 0, uz(key_bytes));
       for (Index r = 0; r < n; ++r) {
         for (Index c = 0; c < key_dim; ++c)
-          put(k, r / 16 * key_dim * 16 + c * 16 + r % 16, keys[uz((first + r) * key_dim + c)], type);
+          put(k, r / 16 * key_dim * 16 + c * 16 + r % 16, keys[uz((first + r) * key_dim + c)],
+              type);
         for (Index c = 0; c < value_dim; ++c)
           put(v, r * value_dim + c, values[uz((first + r) * value_dim + c)], type);
       }
@@ -100,14 +108,16 @@ struct Call {
     task.num = num.data();
     task.workspace = workspace.reserve(lesskv::attend_workspace(task));
     // Whatever is in there must not matter.
-    std::fill_n(task.workspace, lesskv::attend_workspace(task), std::numeric_limits<float>::quiet_NaN());
+    std::fill_n(task.workspace, lesskv::attend_workspace(task),
+                std::numeric_limits<float>::quiet_NaN());
   }
   Call(const Call&) = delete;
 
   std::vector<float> output() const {
     std::vector<float> out = num;
     const std::size_t dim = uz(task.value_dim);
-    for (std::size_t i = 0; i < out.size(); ++i) out[i] = den[i / dim] > 0 ? num[i] / den[i / dim] : num[i];
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = den[i / dim] > 0 ? num[i] / den[i / dim] : num[i];
     return out;
   }
 

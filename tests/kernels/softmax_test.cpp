@@ -28,8 +28,10 @@ TEST_P(Softmax, Rows) {
     for (Index i = 0; i < count; ++i)
       for (Index j = 0; j < stride; ++j) {
         const std::size_t at = uz(i * stride + j);
-        if (j >= n) EXPECT_EQ(x[at], before[at]);
-        else EXPECT_NEAR(x[at], right[uz(i * n + j)], 1e-6 * right[uz(i * n + j)]);
+        if (j >= n)
+          EXPECT_EQ(x[at], before[at]);
+        else
+          EXPECT_NEAR(x[at], right[uz(i * n + j)], 1e-6 * right[uz(i * n + j)]);
       }
   }
 }
@@ -40,7 +42,8 @@ TEST_P(Softmax, NothingToSee) {
   for (float v : x) EXPECT_EQ(v, 0);
 }
 
-// Exponentials over their whole range: e^x / e^0 by the softmax of {0, x}, small x first so that the sum stays near 1.
+// Exponentials over their whole range: e^x / e^0 by the softmax of {0, x}, small x first so that
+// the sum stays near 1.
 TEST_P(Softmax, ExponentialIsAccurate) {
   double worst = 0;
   for (double x = -87.3; x < -17; x += 0.000917) {
@@ -59,7 +62,9 @@ TEST_P(Softmax, ExponentialIsAccurate) {
   EXPECT_EQ(row[3], 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(, Softmax, testing::ValuesIn(lesskv::kernel_tables().begin(), lesskv::kernel_tables().end()),
+INSTANTIATE_TEST_SUITE_P(, Softmax,
+                         testing::ValuesIn(lesskv::kernel_tables().begin(),
+                                           lesskv::kernel_tables().end()),
                          table_name);
 
 }  // namespace

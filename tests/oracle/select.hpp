@@ -9,7 +9,8 @@
 namespace oracle {
 
 // The k largest of [first, last): larger score, then larger tie, then the later row; ascending.
-inline std::vector<int> select(const std::vector<float>& score, const std::vector<float>& tie, int first, int last, int k) {
+inline std::vector<int> select(const std::vector<float>& score, const std::vector<float>& tie,
+                               int first, int last, int k) {
   std::vector<int> rows(static_cast<std::size_t>(last - first));
   std::iota(rows.begin(), rows.end(), first);
   std::sort(rows.begin(), rows.end(), [&](int a, int b) {
@@ -23,9 +24,10 @@ inline std::vector<int> select(const std::vector<float>& score, const std::vecto
   return rows;
 }
 
-// Real-valued water-filling by raising the level in small steps: the level at which the clamped shares reach the total.
-inline double water_level(const std::vector<double>& weight, const std::vector<long>& floor, const std::vector<long>& cap,
-                          double total) {
+// Real-valued water-filling by raising the level in small steps: the level at which the clamped
+// shares reach the total.
+inline double water_level(const std::vector<double>& weight, const std::vector<long>& floor,
+                          const std::vector<long>& cap, double total) {
   double low = 0, high = 1e9;
   for (int i = 0; i < 200; ++i) {
     const double level = (low + high) / 2;

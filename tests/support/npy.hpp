@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Reads the .npy files in tests/data: version 1.0 (or 2.0) of the format, C order, little-endian, as written by
-// numpy.save (numpy/lib/format.py describes it). Anything else is an error that names the file.
+// Reads the .npy files in tests/data: version 1.0 (or 2.0) of the format, C order, little-endian,
+// as written by numpy.save (numpy/lib/format.py describes it). Anything else is an error that names
+// the file.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ struct Npy {
   std::size_t size() const { return data.size(); }
 };
 
-// The `descr` that a file must have to be read as T. uint16_t stands for '<f2' as well: half precision as bits.
+// The `descr` that a file must have to be read as T. uint16_t stands for '<f2' as well: half
+// precision as bits.
 template <class T>
 bool npy_type_matches(const std::string& descr) {
   if constexpr (std::is_same_v<T, float>) return descr == "<f4";
@@ -52,32 +54,41 @@ inline float half_to_float(std::uint16_t half) {
 }
 
 // The text after `key` in the header's dictionary.
-inline std::size_t npy_field(const std::string& header, const std::string& key, const std::string& path) {
+inline std::size_t npy_field(const std::string& header, const std::string& key,
+                             const std::string& path) {
   const std::size_t at = header.find("'" + key + "':");
-  if (at == std::string::npos) throw std::runtime_error(path + ": no '" + key + "' in the .npy header");
+  if (at == std::string::npos)
+    throw std::runtime_error(path + ": no '" + key + "' in the .npy header");
   return header.find_first_not_of(' ', at + key.size() + 3);
 }
 }  // namespace detail
 
-// Reads a whole file. A '<f2' file is widened when T is float. Throws std::runtime_error naming the file.
+// Reads a whole file. A '<f2' file is widened when T is float. Throws std::runtime_error naming the
+// file.
 template <class T>
 Npy<T> load_npy(const std::string& path) {
-  const auto bad = [&](const std::string& what) -> std::runtime_error { return std::runtime_error(path + ": " + what); };
+  const auto bad = [&](const std::string& what) -> std::runtime_error {
+    return std::runtime_error(path + ": " + what);
+  };
   std::ifstream file(path, std::ios::binary);
   if (!file) throw bad("cannot be opened");
   const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (bytes.size() < 12 || bytes.compare(0, 6, "\x93NUMPY") != 0) throw bad("is not a .npy file");
-  const auto byte = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(bytes[i])); };
+  const auto byte = [&](std::size_t i) {
+    return static_cast<std::size_t>(static_cast<unsigned char>(bytes[i]));
+  };
   const bool first_version = byte(6) == 1;
   const std::size_t start = first_version ? 10 : 12;
-  const std::size_t length =
-      first_version ? byte(8) + (byte(9) << 8) : byte(8) + (byte(9) << 8) + (byte(10) << 16) + (byte(11) << 24);
+  const std::size_t length = first_version
+                                 ? byte(8) + (byte(9) << 8)
+                                 : byte(8) + (byte(9) << 8) + (byte(10) << 16) + (byte(11) << 24);
   if (length > bytes.size() - start) throw bad("the .npy header is cut off");
   const std::string header = bytes.substr(start, length);
 
   const std::size_t descr_at = detail::npy_field(header, "descr", path);
   const std::size_t descr_end = header.find('\'', descr_at + 1);
-  if (header[descr_at] != '\'' || descr_end == std::string::npos) throw bad("structured types are not read");
+  if (header[descr_at] != '\'' || descr_end == std::string::npos)
+    throw bad("structured types are not read");
   const std::string descr = header.substr(descr_at + 1, descr_end - descr_at - 1);
   if (header.compare(detail::npy_field(header, "fortran_order", path), 5, "False") != 0)
     throw bad("Fortran order is not read");
@@ -89,18 +100,20 @@ Npy<T> load_npy(const std::string& path) {
     const std::size_t digits = header.find_first_of("0123456789", at);
     if (digits == std::string::npos || digits >= end) break;
     out.shape.push_back(std::stoull(header.substr(digits)));
-    if (out.shape.back() != 0 && count > std::numeric_limits<std::size_t>::max() / 8 / out.shape.back())
+    if (out.shape.back() != 0 &&
+        count > std::numeric_limits<std::size_t>::max() / 8 / out.shape.back())
       throw bad("the shape is too large");
     count *= out.shape.back();
     at = header.find_first_not_of("0123456789", digits);
   }
 
   const bool widen = std::is_same_v<T, float> && descr == "<f2";
-  if (!widen && !npy_type_matches<T>(descr)) throw bad("has type " + descr + ", another was asked for");
+  if (!widen && !npy_type_matches<T>(descr))
+    throw bad("has type " + descr + ", another was asked for");
   const std::size_t item = widen ? 2 : sizeof(T);
   if (bytes.size() - start - length != count * item)
-    throw bad("holds " + std::to_string(bytes.size() - start - length) + " bytes, its shape needs " +
-              std::to_string(count * item));
+    throw bad("holds " + std::to_string(bytes.size() - start - length) +
+              " bytes, its shape needs " + std::to_string(count * item));
   const char* from = bytes.data() + start + length;
   out.data.resize(count);
   if constexpr (std::is_same_v<T, float>) {

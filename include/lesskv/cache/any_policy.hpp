@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// AnyScorer and AnyBudgeter: policies chosen at run time. A type-erased policy is itself a policy, so one KVCache type
-// serves every choice.
+// AnyScorer and AnyBudgeter: policies chosen at run time. A type-erased policy is itself a policy,
+// so one KVCache type serves every choice.
 #pragma once
 
 #include <any>
@@ -17,8 +17,8 @@ class AnyScorer {
   using State = std::any;
 
   template <class P>
-    requires(!std::same_as<P, AnyScorer> && Scorer<P>)
-  AnyScorer(P policy) : face_(std::make_shared<Model<P>>(std::move(policy))) {}
+  requires(!std::same_as<P, AnyScorer> && Scorer<P>) AnyScorer(P policy)
+      : face_(std::make_shared<Model<P>>(std::move(policy))) {}
 
   Need needs() const { return face_->needs(); }
   int columns() const { return face_->columns(); }
@@ -30,7 +30,9 @@ class AnyScorer {
   bool observes() const { return face_->observes(); }
   void check(const Shape& shape) const { face_->check(shape); }
   void observe(const Head& head, State& state) const { face_->observe(head, state); }
-  void score(const Head& head, const State& state, std::span<float> out) const { face_->score(head, state, out); }
+  void score(const Head& head, const State& state, std::span<float> out) const {
+    face_->score(head, state, out);
+  }
 
  private:
   struct Face {
@@ -89,8 +91,7 @@ class AnyBudgeter {
   AnyBudgeter() = default;
 
   template <class P>
-    requires(!std::same_as<P, AnyBudgeter> && Budgeter<P>)
-  void add(P policy) {
+  requires(!std::same_as<P, AnyBudgeter> && Budgeter<P>) void add(P policy) {
     auto model = std::make_shared<Model<P>>(std::move(policy));
     const bool first = model->model_wide();
     faces_.insert(first ? faces_.begin() + wide_++ : faces_.end(), std::move(model));
@@ -137,7 +138,8 @@ class AnyBudgeter {
     virtual void check(const Shape&) const = 0;
     virtual void observe(const Head&, std::any&) const = 0;
     virtual void measure(const Head&, std::any&) const = 0;
-    virtual void share(const Shape&, std::span<const State>, std::size_t index, std::span<double>) const = 0;
+    virtual void share(const Shape&, std::span<const State>, std::size_t index,
+                       std::span<double>) const = 0;
   };
 
   template <class P>
@@ -147,7 +149,9 @@ class AnyBudgeter {
     Need needs() const override { return needs_of(policy); }
     Index window_size() const override { return window_of(policy); }
     bool observes() const override { return lesskv::observes(policy); }
-    bool model_wide() const override { return requires { P::all_layers; }; }
+    bool model_wide() const override {
+      return requires { P::all_layers; };
+    }
     void check(const Shape& shape) const override { check_policy(policy, shape); }
     static state_of<P>& value(std::any& state) {
       if (!state.has_value()) state = state_of<P>{};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Books: the state that a planner keeps for all layers and heads, and the views of it that policies get.
+// Books: the state that a planner keeps for all layers and heads, and the views of it that policies
+// get.
 #pragma once
 
 #include <cmath>
@@ -25,7 +26,8 @@ struct LayerBook {
   Index committed_at = 0;  // rows seen at the last commit
   float scale = 0;         // of the attention logits; 0 before any query was seen
   QueryWindow window;
-  std::vector<Matrix> attention;  // the engine's own weights of the newest queries, per head, until the next commit
+  std::vector<Matrix>
+      attention;  // the engine's own weights of the newest queries, per head, until the next commit
 
   Index seen() const { return heads[0].seen; }
 };
@@ -55,7 +57,8 @@ struct Books {
       layer.heads.resize(uz(shape.kv_heads));
       layer.attention.resize(uz(shape.kv_heads));
       each([&](auto index, const auto& policy) {
-        for (auto& head : layer.heads) head.columns[decltype(index)::value].resize(uz(columns_of(policy)));
+        for (auto& head : layer.heads)
+          head.columns[decltype(index)::value].resize(uz(columns_of(policy)));
       });
     }
   }
@@ -65,15 +68,22 @@ struct Books {
   void each(F&& f) const {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
       (f(std::integral_constant<std::size_t, I>{}, std::get<I>(policies)), ...);
-    }(std::index_sequence_for<Ps...>{});
+    }
+    (std::index_sequence_for<Ps...>{});
   }
 
-  Ledger<Ps...>& ledger(Index i) { return layers[uz(i / shape.kv_heads)].heads[uz(i % shape.kv_heads)]; }
-  const Ledger<Ps...>& ledger(Index i) const { return layers[uz(i / shape.kv_heads)].heads[uz(i % shape.kv_heads)]; }
+  Ledger<Ps...>& ledger(Index i) {
+    return layers[uz(i / shape.kv_heads)].heads[uz(i % shape.kv_heads)];
+  }
+  const Ledger<Ps...>& ledger(Index i) const {
+    return layers[uz(i / shape.kv_heads)].heads[uz(i % shape.kv_heads)];
+  }
 
   Keep keep() const {
-    if constexpr (CheckPolicies<Ps...>::keeps > 0) return std::get<Keep>(policies);
-    else return {};
+    if constexpr (CheckPolicies<Ps...>::keeps > 0)
+      return std::get<Keep>(policies);
+    else
+      return {};
   }
 
   // True if a policy wants to see queries, or attention computed from them, as they come.
@@ -81,7 +91,8 @@ struct Books {
     return observers_ask(Need::queries) || observers_ask(Need::attention);
   }
 
-  // A head as policy I sees it, from row `base` on, `count` rows. `positions` is scratch that must outlive the view.
+  // A head as policy I sees it, from row `base` on, `count` rows. `positions` is scratch that must
+  // outlive the view.
   template <std::size_t I>
   Head view(int layer, int head, Index base, Index count, std::vector<Position>& positions) const {
     const auto& book = layers[uz(layer)];
@@ -96,7 +107,8 @@ struct Books {
     out.positions = positions;
     out.first = 0;
     out.last = count;
-    // Only observe() may write columns, and it is only called from functions that may change the books.
+    // Only observe() may write columns, and it is only called from functions that may change the
+    // books.
     out.column_data = const_cast<std::vector<float>*>(rows.columns[I].data());
     out.column_offset = base;
     return out;
@@ -106,15 +118,16 @@ struct Books {
   void newest_positions(int layer, Index tokens, std::vector<Position>& out) const {
     const auto& held = layers[uz(layer)].heads[0].positions;
     if (tokens > static_cast<Index>(held.size()))
-      fail("queries: ", tokens, " tokens, but layer ", layer, " holds ", held.size(), " rows; call append() first, or give positions");
+      fail("queries: ", tokens, " tokens, but layer ", layer, " holds ", held.size(),
+           " rows; call append() first, or give positions");
     out.resize(uz(tokens));
     for (Index t = 0; t < tokens; ++t) out[uz(t)] = Position{held[held.size() - uz(tokens - t)]};
   }
 
-  // Softmax weights of the given queries of one KV head over the first `rows` rows: out [tokens * group][rows].
-  // queries: [tokens][query_heads][head_dim].
-  void attention(int layer, int head, const float* queries, std::span<const Position> at, Index rows,
-                 const RowSource& source, float* out) const {
+  // Softmax weights of the given queries of one KV head over the first `rows` rows: out [tokens *
+  // group][rows]. queries: [tokens][query_heads][head_dim].
+  void attention(int layer, int head, const float* queries, std::span<const Position> at,
+                 Index rows, const RowSource& source, float* out) const {
     const Index tokens = static_cast<Index>(at.size()), group = shape.group(), dim = shape.head_dim;
     thread_local Floats scratch;
     thread_local std::vector<Index> visible;
@@ -131,11 +144,14 @@ struct Books {
     kernels().softmax_rows(out, tokens * group, rows, visible.data(), rows);
   }
 
-  // Shows new queries of one KV head to every observer, a few at a time so that the attention of a block stays small.
-  void observe(int layer, int head, const float* queries, std::span<const Position> at, const RowSource& source) {
+  // Shows new queries of one KV head to every observer, a few at a time so that the attention of a
+  // block stays small.
+  void observe(int layer, int head, const float* queries, std::span<const Position> at,
+               const RowSource& source) {
     const Index tokens = static_cast<Index>(at.size()), group = shape.group(), dim = shape.head_dim;
     const Index rows = layers[uz(layer)].heads[uz(head)].rows();
-    const Index step = std::clamp<Index>((Index{1} << 18) / std::max<Index>(1, group * rows), 1, 64);
+    const Index step =
+        std::clamp<Index>((Index{1} << 18) / std::max<Index>(1, group * rows), 1, 64);
     thread_local Floats weights, plain;
     for (Index first = 0; first < tokens; first += step) {
       const Index count = std::min(step, tokens - first);
@@ -152,7 +168,8 @@ struct Books {
       if (observers_ask(Need::queries)) {
         float* out = plain.reserve(count * group * dim);
         for (Index t = 0; t < count; ++t)
-          std::copy_n(from + (t * shape.query_heads + head * group) * dim, group * dim, out + t * group * dim);
+          std::copy_n(from + (t * shape.query_heads + head * group) * dim, group * dim,
+                      out + t * group * dim);
         point(asked, out, count * group, dim, dim);
       }
       show(layer, head, shown, attended, asked, part);
@@ -160,7 +177,8 @@ struct Books {
   }
 
   // Calls observe() of every observer with what it asked for.
-  void show(int layer, int head, Index rows, const Rows& attended, const Rows& asked, std::span<const Position> at) {
+  void show(int layer, int head, Index rows, const Rows& attended, const Rows& asked,
+            std::span<const Position> at) {
     thread_local std::vector<Position> positions;
     each([&](auto index, const auto& policy) {
       using P = std::decay_t<decltype(policy)>;
@@ -171,7 +189,8 @@ struct Books {
         const bool wanted = (asks(needs, Need::attention) && attended.size() > 0) ||
                             (asks(needs, Need::queries) && asked.size() > 0);
         if (!wanted) return;
-        point(seen.attention, attended.data(), attended.rows(), attended.cols(), attended.outerStride());
+        point(seen.attention, attended.data(), attended.rows(), attended.cols(),
+              attended.outerStride());
         point(seen.queries, asked.data(), asked.rows(), asked.cols(), asked.outerStride());
         seen.query_positions = at;
         auto& state = std::get<decltype(index)::value>(layers[uz(layer)].heads[uz(head)].states);
@@ -188,8 +207,8 @@ struct Books {
     return any;
   }
 
-  // Attention weights of the newest w queries of a head: the engine's own if it gave them, else computed from the
-  // queries held. [w * group][rows].
+  // Attention weights of the newest w queries of a head: the engine's own if it gave them, else
+  // computed from the queries held. [w * group][rows].
   Matrix window_attention(int layer, int head, Index w, const RowSource& source) const {
     const auto& book = layers[uz(layer)];
     const Index rows = book.heads[uz(head)].rows(), group = shape.group();
@@ -214,14 +233,17 @@ struct Books {
     bool given = true;
     for (const Matrix& own : book.attention) given = given && own.size() > 0;
     if (given) return;
-    if (book.window.count() == 0 || to_int(book.window.position(book.window.count() - 1)) != book.next - 1)
-      fail("queries: the policy needs the attention of the newest tokens of layer ", layer, "; call attend() or observe() after append() and before compress()");
+    if (book.window.count() == 0 ||
+        to_int(book.window.position(book.window.count() - 1)) != book.next - 1)
+      fail("queries: the policy needs the attention of the newest tokens of layer ", layer,
+           "; call attend() or observe() after append() and before compress()");
   }
   // Fails unless every token of the layer was observed.
   void demand_all(int layer) const {
     const auto& book = layers[uz(layer)];
     if (book.observed < book.seen())
-      fail("queries: the policy needs the attention of every token, but layer ", layer, " saw ", book.observed, " of ", book.seen(), "; call attend() or observe() after every append()");
+      fail("queries: the policy needs the attention of every token, but layer ", layer, " saw ",
+           book.observed, " of ", book.seen(), "; call attend() or observe() after every append()");
   }
 };
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The rows of one KV head: blocks of 64, keys with tokens in lanes, values token-major, as the attention kernels read
-// them (kernels/kernels.hpp). Rows are written straight into that layout: the newest block is simply not full. Blocks
-// are shared by forks and copied when one of them writes.
+// The rows of one KV head: blocks of 64, keys with tokens in lanes, values token-major, as the
+// attention kernels read them (kernels/kernels.hpp). Rows are written straight into that layout:
+// the newest block is simply not full. Blocks are shared by forks and copied when one of them
+// writes.
 #pragma once
 
 #include <atomic>
@@ -23,15 +24,19 @@ inline constexpr Index tile_rows = 16;
 
 class HeadStore {
  public:
-  HeadStore(int key_dim, int value_dim, DType dtype) : key_dim_(key_dim), value_dim_(value_dim), dtype_(dtype) {}
+  HeadStore(int key_dim, int value_dim, DType dtype)
+      : key_dim_(key_dim), value_dim_(value_dim), dtype_(dtype) {}
 
   Index rows() const { return rows_; }
   // Rows that fit without an allocation.
   Index capacity() const {
-    return blocks_.empty() ? 0 : static_cast<Index>(blocks_.size() - 1) * block_rows + blocks_.back().capacity;
+    return blocks_.empty()
+               ? 0
+               : static_cast<Index>(blocks_.size() - 1) * block_rows + blocks_.back().capacity;
   }
 
-  // Appends n rows, [n][key_dim] and [n][value_dim] f32, contiguous. All numbers must fit the storage type.
+  // Appends n rows, [n][key_dim] and [n][value_dim] f32, contiguous. All numbers must fit the
+  // storage type.
   void append(const float* keys, const float* values, Index n) {
     const KernelTable& kernel = kernels();
     while (n > 0) {
@@ -63,8 +68,11 @@ class HeadStore {
       const Index at = (first + done) % block_rows;
       const Index take = std::min(count - done, block_rows - at);
       const Block& block = blocks_[uz((first + done) / block_rows)];
-      if (keys) kernel.unpack_keys(dtype_, block.keys(), key_dim_, at, take, keys + done * key_dim_, key_dim_);
-      if (values) kernel.to_f32(dtype_, value_row(block, at), values + done * value_dim_, take * value_dim_);
+      if (keys)
+        kernel.unpack_keys(dtype_, block.keys(), key_dim_, at, take, keys + done * key_dim_,
+                           key_dim_);
+      if (values)
+        kernel.to_f32(dtype_, value_row(block, at), values + done * value_dim_, take * value_dim_);
       done += take;
     }
   }
@@ -76,8 +84,8 @@ class HeadStore {
     return {block.keys(), value_row(block, 0), std::min(block_rows, rows_ - b * block_rows)};
   }
 
-  // Keeps the given rows (ascending) and closes the gaps in place; a destination never lies behind its source. `trim`
-  // gives back the unused part of the last block too.
+  // Keeps the given rows (ascending) and closes the gaps in place; a destination never lies behind
+  // its source. `trim` gives back the unused part of the last block too.
   void keep(std::span<const std::int32_t> kept, bool trim) {
     Index to = 0;
     for (const Index from : kept) {
@@ -100,7 +108,8 @@ class HeadStore {
   std::size_t bytes_for(Index rows, bool trimmed) const {
     const Index full = rows / block_rows, rest = rows % block_rows;
     std::size_t sum = uz(full) * (block_bytes(block_rows) + sizeof(Block));
-    if (rest > 0) sum += block_bytes(trimmed ? round_up(rest, tile_rows) : block_rows) + sizeof(Block);
+    if (rest > 0)
+      sum += block_bytes(trimmed ? round_up(rest, tile_rows) : block_rows) + sizeof(Block);
     // Between compressions the list of blocks may have doubled.
     return trimmed ? sum : sum + uz(full + 1) * sizeof(Block);
   }
@@ -112,11 +121,14 @@ class HeadStore {
     std::byte* keys() const { return data.get(); }
   };
 
-  std::size_t key_bytes(Index capacity) const { return uz(round_up(capacity * key_dim_ * size_of(dtype_), 64)); }
+  std::size_t key_bytes(Index capacity) const {
+    return uz(round_up(capacity * key_dim_ * size_of(dtype_), 64));
+  }
   std::size_t data_bytes(Index capacity) const {
     return key_bytes(capacity) + uz(capacity * value_dim_ * size_of(dtype_));
   }
-  // A shared_ptr with a deleter allocates a count of its own, 32 bytes with the usual standard libraries.
+  // A shared_ptr with a deleter allocates a count of its own, 32 bytes with the usual standard
+  // libraries.
   std::size_t block_bytes(Index capacity) const { return data_bytes(capacity) + 32; }
 
   std::byte* value_row(const Block& block, Index row) const {
@@ -125,14 +137,18 @@ class HeadStore {
 
   Block allocate(Index capacity) const {
     const std::size_t n = data_bytes(capacity);
-    Block block{std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)), AlignedDelete{}), capacity};
+    Block block{std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
+                                           AlignedDelete{}),
+                capacity};
     std::memset(block.data.get(), 0, n);  // rows that are not there must hold finite numbers
     return block;
   }
   Block copy(const Block& from, Index rows, Index capacity) const {
     Block block = allocate(capacity);
-    // Keys are whole tiles and values whole rows, so a smaller or larger block has the same beginning.
-    std::memcpy(block.keys(), from.keys(), uz(round_up(rows, tile_rows) * key_dim_ * size_of(dtype_)));
+    // Keys are whole tiles and values whole rows, so a smaller or larger block has the same
+    // beginning.
+    std::memcpy(block.keys(), from.keys(),
+                uz(round_up(rows, tile_rows) * key_dim_ * size_of(dtype_)));
     std::memcpy(value_row(block, 0), value_row(from, 0), uz(rows * value_dim_ * size_of(dtype_)));
     return block;
   }
@@ -148,8 +164,10 @@ class HeadStore {
 
   template <class T>
   void move_key(const Block& from, Index source, Block& to, Index target) const {
-    const T* s = reinterpret_cast<const T*>(from.keys()) + source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
-    T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows + target % tile_rows;
+    const T* s = reinterpret_cast<const T*>(from.keys()) +
+                 source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
+    T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows +
+           target % tile_rows;
     for (Index c = 0; c < key_dim_ * tile_rows; c += tile_rows) t[c] = s[c];
   }
   void move_row(Index from, Index to) {
@@ -157,8 +175,10 @@ class HeadStore {
     own(target);
     const Block& source = blocks_[uz(from / block_rows)];
     const Index a = from % block_rows, b = to % block_rows;
-    if (dtype_ == DType::f32) move_key<std::uint32_t>(source, a, target, b);
-    else move_key<std::uint16_t>(source, a, target, b);
+    if (dtype_ == DType::f32)
+      move_key<std::uint32_t>(source, a, target, b);
+    else
+      move_key<std::uint16_t>(source, a, target, b);
     std::memcpy(value_row(target, b), value_row(source, a), uz(value_dim_ * size_of(dtype_)));
   }
 
@@ -166,7 +186,8 @@ class HeadStore {
     rows_ = rows;
     blocks_.resize(uz((rows + block_rows - 1) / block_rows));
     if (!trim) return;
-    if (const Index rest = rows % block_rows; rest > 0 && round_up(rest, tile_rows) < blocks_.back().capacity)
+    if (const Index rest = rows % block_rows;
+        rest > 0 && round_up(rest, tile_rows) < blocks_.back().capacity)
       blocks_.back() = copy(blocks_.back(), rest, round_up(rest, tile_rows));
     blocks_.shrink_to_fit();
   }

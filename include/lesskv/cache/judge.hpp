@@ -15,7 +15,8 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-// Bytes held if head i had rows[i] rows; `trimmed`: right after a compression that gives back every spare row.
+// Bytes held if head i had rows[i] rows; `trimmed`: right after a compression that gives back every
+// spare row.
 using Pricing = std::function<std::size_t(std::span<const Index> rows, bool trimmed)>;
 
 namespace detail {
@@ -24,16 +25,23 @@ template <class... Ps>
 class Judgement {
  public:
   Judgement(const Books<Ps...>& books, const RowSource& source, const Pricing& price)
-      : books_(books), source_(source), price_(price), keep_(books.keep()), heads_(books.shape.heads()) {}
+      : books_(books),
+        source_(source),
+        price_(price),
+        keep_(books.keep()),
+        heads_(books.shape.heads()) {}
 
-  // True if the rows since the last commit came in one large piece (a prompt, a chunk of it) and not step by step.
+  // True if the rows since the last commit came in one large piece (a prompt, a chunk of it) and
+  // not step by step.
   static bool prefill(const Books<Ps...>& books) {
     Index batch = 0;
-    for (const auto& layer : books.layers) batch = std::max(batch, layer.seen() - layer.committed_at);
+    for (const auto& layer : books.layers)
+      batch = std::max(batch, layer.seen() - layer.committed_at);
     return batch >= books.keep().every;
   }
 
-  // Quick answer to "can anything go?", without scores and without an allocation: what a steady step asks.
+  // Quick answer to "can anything go?", without scores and without an allocation: what a steady
+  // step asks.
   bool due() const {
     Index held = 0, fresh = 0;
     bool ready = false;
@@ -64,8 +72,10 @@ class Judgement {
     books_.each([&](auto index, const auto& policy) {
       using P = std::decay_t<decltype(policy)>;
       if constexpr (Scorer<P>) {
-        if (reach_of(policy).chunk > 0) judge_chunks<decltype(index)::value>(policy);
-        else judge_all<decltype(index)::value>(policy);
+        if (reach_of(policy).chunk > 0)
+          judge_chunks<decltype(index)::value>(policy);
+        else
+          judge_all<decltype(index)::value>(policy);
       }
     });
     return std::move(plan_);
@@ -75,9 +85,12 @@ class Judgement {
   int layer_of(Index i) const { return static_cast<int>(i / books_.shape.kv_heads); }
   int head_of(Index i) const { return static_cast<int>(i % books_.shape.kv_heads); }
   Index rows_of(Index i) const { return books_.ledger(i).rows(); }
-  static Index sum(const std::vector<Index>& v) { return std::accumulate(v.begin(), v.end(), Index{0}); }
+  static Index sum(const std::vector<Index>& v) {
+    return std::accumulate(v.begin(), v.end(), Index{0});
+  }
 
-  // ---- all rows each time (reach Window) -----------------------------------------------------------------------------
+  // ---- all rows each time (reach Window)
+  // -----------------------------------------------------------------------------
 
   template <std::size_t I, class P>
   void judge_all(const P& scorer) {
@@ -92,7 +105,8 @@ class Judgement {
       pins[uz(i)] = first[uz(i)] + n - last[uz(i)];
       fresh = std::max(fresh, books_.ledger(i).seen - books_.layers[uz(layer_of(i))].judged_at);
     }
-    // Quotas count candidates under `fraction` and all rows under `tokens` and `bytes`; pins are floors, never scores.
+    // Quotas count candidates under `fraction` and all rows under `tokens` and `bytes`; pins are
+    // floors, never scores.
     std::vector<Index> floor(uz(heads_), 0), cap(uz(heads_));
     Index total = 0;
     if (keep_.fraction > 0) {
@@ -100,7 +114,8 @@ class Judgement {
       for (Index i = 0; i < heads_; ++i) {
         cap[uz(i)] = last[uz(i)] - first[uz(i)];
         if (cap[uz(i)] > 0)
-          total += static_cast<Index>(keep_.fraction * double(books_.ledger(i).seen - pins[uz(i)]) + 1e-9);
+          total += static_cast<Index>(keep_.fraction * double(books_.ledger(i).seen - pins[uz(i)]) +
+                                      1e-9);
       }
     } else {
       floor = pins;
@@ -115,7 +130,8 @@ class Judgement {
     demand<P>(scorer);
     std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
     detail::run(books_.executor, heads_, [&](Index i) {
-      if (first[uz(i)] < last[uz(i)]) score<I>(scorer, i, 0, held[uz(i)], first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
+      if (first[uz(i)] < last[uz(i)])
+        score<I>(scorer, i, 0, held[uz(i)], first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
     });
     const Shared shared = sharing(scorer);
     merge_shared(shared, scores, raw);
@@ -134,7 +150,8 @@ class Judgement {
     });
   }
 
-  // ---- chunk by chunk, each row once (reach Chunks) ------------------------------------------------------------------
+  // ---- chunk by chunk, each row once (reach Chunks)
+  // ------------------------------------------------------------------
 
   template <std::size_t I, class P>
   void judge_chunks(const P& scorer) {
@@ -142,7 +159,8 @@ class Judgement {
     const Index ahead = std::max(reach.ahead, keep_.recent);
     std::vector<Index> at(uz(heads_)), start(uz(heads_));
     for (Index i = 0; i < heads_; ++i)
-      start[uz(i)] = at[uz(i)] = std::min(rows_of(i), std::max(books_.ledger(i).judged, keep_.sinks));
+      start[uz(i)] = at[uz(i)] =
+          std::min(rows_of(i), std::max(books_.ledger(i).judged, keep_.sinks));
     const auto ready = [&](Index i) {
       return !skips_layer(scorer, layer_of(i)) && rows_of(i) - at[uz(i)] >= reach.chunk + ahead;
     };
@@ -161,7 +179,8 @@ class Judgement {
       std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
       detail::run(books_.executor, heads_, [&](Index i) {
         if (cap[uz(i)] > 0)
-          score<I>(scorer, i, at[uz(i)], reach.chunk + ahead, 0, reach.chunk, scores[uz(i)], raw[uz(i)]);
+          score<I>(scorer, i, at[uz(i)], reach.chunk + ahead, 0, reach.chunk, scores[uz(i)],
+                   raw[uz(i)]);
       });
       const Shared shared = sharing(scorer);
       merge_shared(shared, scores, raw);
@@ -175,7 +194,8 @@ class Judgement {
           part.all = false;
           append_range(part.kept, 0, start[uz(i)]);
         }
-        select_largest(scores[uz(i)], raw[uz(i)], 0, reach.chunk, granted[uz(i)], at[uz(i)], part.kept);
+        select_largest(scores[uz(i)], raw[uz(i)], 0, reach.chunk, granted[uz(i)], at[uz(i)],
+                       part.kept);
         at[uz(i)] += reach.chunk;
       }
       plan_.judged = true;
@@ -219,17 +239,22 @@ class Judgement {
     plan_.judged = true;
   }
 
-  // ---- limits ----------------------------------------------------------------------------------------------------------
+  // ---- limits
+  // ----------------------------------------------------------------------------------------------------------
 
-  // Rows that may stay in all heads together under tokens or bytes; all of them if the limit is not reached.
-  Index limit_rows(const std::vector<Index>& held, const std::vector<Index>& floor, const std::vector<double>& weight) const {
+  // Rows that may stay in all heads together under tokens or bytes; all of them if the limit is not
+  // reached.
+  Index limit_rows(const std::vector<Index>& held, const std::vector<Index>& floor,
+                   const std::vector<double>& weight) const {
     const bool whole = prefill(books_);
     if (keep_.tokens > 0) {
       const Index limit = keep_.tokens * heads_;
       if (sum(held) <= limit) return sum(held);
       if (sum(floor) > limit)
-        fail("Keep::tokens: impossible budget: rows that cannot go are ", sum(floor), ", the limit is ", limit);
-      // Cut lower, so that the next judgement is `every` tokens away; but never by more than a quarter of a small budget.
+        fail("Keep::tokens: impossible budget: rows that cannot go are ", sum(floor),
+             ", the limit is ", limit);
+      // Cut lower, so that the next judgement is `every` tokens away; but never by more than a
+      // quarter of a small budget.
       const Index slack = std::min(keep_.every - 1, keep_.tokens / 4);
       return whole ? limit : std::max(sum(floor), limit - slack * heads_);
     }
@@ -244,7 +269,8 @@ class Judgement {
     Index low = sum(floor), high = sum(held);
     if (!fits(low)) {
       if (price_(floor, true) > keep_.bytes)
-        fail("Keep::bytes: impossible budget: rows that cannot go need ", price_(floor, true), " bytes, the limit is ", keep_.bytes);
+        fail("Keep::bytes: impossible budget: rows that cannot go need ", price_(floor, true),
+             " bytes, the limit is ", keep_.bytes);
       return low;
     }
     while (high - low > 1) {
@@ -254,22 +280,25 @@ class Judgement {
     return low;
   }
 
-  // ---- scores ----------------------------------------------------------------------------------------------------------
+  // ---- scores
+  // ----------------------------------------------------------------------------------------------------------
 
   template <class P>
   void demand(const P& policy) const {
     for (int layer = 0; layer < books_.shape.layers; ++layer) {
       if (books_.layers[uz(layer)].seen() == 0 || skips_layer(policy, layer)) continue;
       if (window_of(policy) > 0) books_.demand_window(layer);
-      if (observes(policy) && (asks(needs_of(policy), Need::attention) || asks(needs_of(policy), Need::queries)))
+      if (observes(policy) &&
+          (asks(needs_of(policy), Need::attention) || asks(needs_of(policy), Need::queries)))
         books_.demand_all(layer);
     }
   }
 
-  // Scores of rows [first, last) of the `count` rows from `base` on; `raw` is set when pooling changed them.
+  // Scores of rows [first, last) of the `count` rows from `base` on; `raw` is set when pooling
+  // changed them.
   template <std::size_t I, class P>
-  void score(const P& scorer, Index i, Index base, Index count, Index first, Index last, std::vector<float>& scores,
-             std::vector<float>& raw) const {
+  void score(const P& scorer, Index i, Index base, Index count, Index first, Index last,
+             std::vector<float>& scores, std::vector<float>& raw) const {
     const int layer = layer_of(i), h = head_of(i);
     std::vector<Position> positions;
     Head head = books_.template view<I>(layer, h, base, count, positions);
@@ -278,10 +307,15 @@ class Judgement {
     const Need needs = needs_of(scorer);
     Floats keys, values;
     if (asks(needs, Need::keys)) keys.reserve(std::max<Index>(1, count * books_.shape.head_dim));
-    if (asks(needs, Need::values)) values.reserve(std::max<Index>(1, count * books_.shape.value_width()));
-    if (keys.data() || values.data()) source_.read(layer, h, base, count, keys.data(), values.data());
-    if (keys.data()) point(head.keys, keys.data(), count, books_.shape.head_dim, books_.shape.head_dim);
-    if (values.data()) point(head.values, values.data(), count, books_.shape.value_width(), books_.shape.value_width());
+    if (asks(needs, Need::values))
+      values.reserve(std::max<Index>(1, count * books_.shape.value_width()));
+    if (keys.data() || values.data())
+      source_.read(layer, h, base, count, keys.data(), values.data());
+    if (keys.data())
+      point(head.keys, keys.data(), count, books_.shape.head_dim, books_.shape.head_dim);
+    if (values.data())
+      point(head.values, values.data(), count, books_.shape.value_width(),
+            books_.shape.value_width());
     Matrix attention;
     if (const Index w = window_of(scorer); w > 0) {
       attention = books_.window_attention(layer, h, w, source_);
@@ -292,10 +326,12 @@ class Judgement {
       scorer.score(head, std::span<float>(scores));
     else
       scorer.score(head, std::get<I>(books_.ledger(i).states), std::span<float>(scores));
-    if (const Pooling pooling = pooling_of(scorer); pooling.kind != PoolKind::none && pooling.width > 1) {
+    if (const Pooling pooling = pooling_of(scorer);
+        pooling.kind != PoolKind::none && pooling.width > 1) {
       raw = scores;
       // Over everything scored, pins at the front included, as in the published code.
-      pool(std::span<const float>(raw).first(uz(last)), pooling, std::span<float>(scores).first(uz(last)));
+      pool(std::span<const float>(raw).first(uz(last)), pooling,
+           std::span<float>(scores).first(uz(last)));
     }
   }
 
@@ -308,7 +344,8 @@ class Judgement {
   }
 
   // The mean score decides for all heads that must keep the same rows.
-  void merge_shared(Shared shared, std::vector<std::vector<float>>& scores, std::vector<std::vector<float>>& raw) const {
+  void merge_shared(Shared shared, std::vector<std::vector<float>>& scores,
+                    std::vector<std::vector<float>>& raw) const {
     const Index g = sharers(shared);
     if (g == 1) return;
     for (Index b = 0; b < heads_; b += g)
@@ -318,7 +355,8 @@ class Judgement {
         for (Index i = b; i < b + g; ++i) {
           const auto& one = (*of)[uz(i)];
           if (one.empty()) continue;
-          if (one.size() != (*of)[uz(b)].size() || books_.ledger(i).positions != books_.ledger(b).positions)
+          if (one.size() != (*of)[uz(b)].size() ||
+              books_.ledger(i).positions != books_.ledger(b).positions)
             fail("Keep::shared: heads that must share their rows hold different ones");
           for (std::size_t r = 0; r < one.size(); ++r) mean[r] += double{one[r]};
           ++members;
@@ -330,9 +368,11 @@ class Judgement {
       }
   }
 
-  // ---- budgets ---------------------------------------------------------------------------------------------------------
+  // ---- budgets
+  // ---------------------------------------------------------------------------------------------------------
 
-  // Every Budgeter rewrites the quotas: those that see the whole model first, then in the order they were named.
+  // Every Budgeter rewrites the quotas: those that see the whole model first, then in the order
+  // they were named.
   void budget(const std::vector<std::vector<float>>& scores, std::vector<double>& quota) const {
     for (const bool model_wide : {true, false})
       books_.each([&](auto index, const auto& policy) {
@@ -341,21 +381,25 @@ class Judgement {
           if (model_wide != requires { P::all_layers; }) return;
           std::vector<state_of<P>> measured;
           measured.reserve(uz(heads_));
-          for (Index i = 0; i < heads_; ++i) measured.push_back(std::get<decltype(index)::value>(books_.ledger(i).states));
+          for (Index i = 0; i < heads_; ++i)
+            measured.push_back(std::get<decltype(index)::value>(books_.ledger(i).states));
           if constexpr (Measurer<P>)
             detail::run(books_.executor, heads_, [&](Index i) {
               measure<decltype(index)::value>(policy, i, scores, measured[uz(i)]);
             });
-          policy.share(books_.shape, std::span<const state_of<P>>(measured), std::span<double>(quota));
+          policy.share(books_.shape, std::span<const state_of<P>>(measured),
+                       std::span<double>(quota));
         }
       });
     for (Index i = 0; i < heads_; ++i)
       if (!std::isfinite(quota[uz(i)]) || quota[uz(i)] < 0)
-        fail("quota: a Budgeter gave head ", head_of(i), " of layer ", layer_of(i), " a quota that is negative or not finite");
+        fail("quota: a Budgeter gave head ", head_of(i), " of layer ", layer_of(i),
+             " a quota that is negative or not finite");
   }
 
   template <std::size_t I, class P>
-  void measure(const P& policy, Index i, const std::vector<std::vector<float>>& scores, state_of<P>& state) const {
+  void measure(const P& policy, Index i, const std::vector<std::vector<float>>& scores,
+               state_of<P>& state) const {
     std::vector<Position> positions;
     Head head = books_.template view<I>(layer_of(i), head_of(i), 0, rows_of(i), positions);
     if (!scores.empty()) head.scores = scores[uz(i)];
@@ -369,8 +413,9 @@ class Judgement {
   }
 
   // Rounds quotas to rows, exact in total. Heads that share a set get the same number.
-  std::vector<Index> fill(Shared shared, const std::vector<double>& quota, const std::vector<Index>& floor,
-                          const std::vector<Index>& cap, Index total) const {
+  std::vector<Index> fill(Shared shared, const std::vector<double>& quota,
+                          const std::vector<Index>& floor, const std::vector<Index>& cap,
+                          Index total) const {
     const Index g = sharers(shared);
     std::vector<Index> out(uz(heads_));
     if (g == 1) {

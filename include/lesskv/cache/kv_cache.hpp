@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// KVCache: the keys and values of one sequence, per layer and per KV head, compressed by the policies that were named.
+// KVCache: the keys and values of one sequence, per layer and per KV head, compressed by the
+// policies that were named.
 #pragma once
 
 #include <limits>
@@ -22,23 +23,26 @@ struct Stats {
   Index compressions = 0;      // calls of compress() in which rows left
 };
 
-// One cache is one sequence. append, attend and observe may run at the same time for different layers; const functions
-// at any time beside each other; compress, truncate and clear alone. Forks are independent of each other in every way.
-// After an error the cache is as it was.
+// One cache is one sequence. append, attend and observe may run at the same time for different
+// layers; const functions at any time beside each other; compress, truncate and clear alone. Forks
+// are independent of each other in every way. After an error the cache is as it was.
 template <class... Ps>
 class KVCache {
  public:
   explicit KVCache(const Shape& shape, Ps... policies) : planner_(shape, std::move(policies)...) {
-    stores_.assign(detail::uz(shape.heads()), detail::HeadStore(shape.head_dim, shape.value_width(), shape.dtype));
+    stores_.assign(detail::uz(shape.heads()),
+                   detail::HeadStore(shape.head_dim, shape.value_width(), shape.dtype));
   }
 
   const Shape& shape() const { return planner_.shape(); }
   // Loops over heads go through it; default: the calling thread.
   void set_executor(Executor executor) { planner_.set_executor(std::move(executor)); }
 
-  // New rows of one layer: keys (after RoPE) [token, kv_head, head_dim] and values [token, kv_head, value_dim], any
-  // strides, f32, f16 or bf16; stored as Shape::dtype. Positions ascend; default: the next ones.
-  void append(int layer, const View& keys, const View& values, std::span<const Position> positions = {}) {
+  // New rows of one layer: keys (after RoPE) [token, kv_head, head_dim] and values [token, kv_head,
+  // value_dim], any strides, f32, f16 or bf16; stored as Shape::dtype. Positions ascend; default:
+  // the next ones.
+  void append(int layer, const View& keys, const View& values,
+              std::span<const Position> positions = {}) {
     planner_.check_append(layer, keys.tokens, positions);
     detail::check(keys, "keys");
     detail::check(values, "values");
@@ -64,9 +68,9 @@ class KVCache {
     rollback.armed = false;
   }
 
-  // Attention of new queries [token, query_head, head_dim] over everything held, the rows of the same pass included:
-  // out[token][query_head][value_dim], f32. Causal by position. The queries also go to the policies that want them.
-  // A query that sees no row gives zeros.
+  // Attention of new queries [token, query_head, head_dim] over everything held, the rows of the
+  // same pass included: out[token][query_head][value_dim], f32. Causal by position. The queries
+  // also go to the policies that want them. A query that sees no row gives zeros.
   void attend(int layer, const View& queries, float* out, const AttendOptions& options = {}) {
     planner_.check_layer(layer);
     detail::check(queries, "queries");
@@ -85,22 +89,29 @@ class KVCache {
     });
   }
 
-  // For an engine with its own attention kernel, instead of attend(): the queries of the pass, or the attention weights
-  // themselves ([w * group, rows held] of one KV head, rows sum to 1). Only needed if a policy asks for them.
-  void observe(int layer, const View& queries, std::span<const Position> positions = {}, float scale = 0) {
+  // For an engine with its own attention kernel, instead of attend(): the queries of the pass, or
+  // the attention weights themselves ([w * group, rows held] of one KV head, rows sum to 1). Only
+  // needed if a policy asks for them.
+  void observe(int layer, const View& queries, std::span<const Position> positions = {},
+               float scale = 0) {
     planner_.observe(layer, queries, StoreSource(*this), positions, scale);
   }
-  void observe(int layer, int head, const Rows& attention) { planner_.observe(layer, head, attention); }
+  void observe(int layer, int head, const Rows& attention) {
+    planner_.observe(layer, head, attention);
+  }
 
   // Call after every forward pass, when all layers are appended. Does nothing when nothing can go.
   void compress() {
     const StoreSource source(*this);
-    const auto price = [this](std::span<const Index> rows, bool trimmed) { return bytes_for(rows, trimmed); };
+    const auto price = [this](std::span<const Index> rows, bool trimmed) {
+      return bytes_for(rows, trimmed);
+    };
     const Pricing& pricing = std::cref(price);
     if (!planner_.due(source, pricing)) return planner_.mark();
     const Plan plan = planner_.plan(source, pricing);
     std::size_t plan_bytes = 0;
-    for (const HeadPlan& head : plan.heads) plan_bytes += head.kept.capacity() * sizeof(std::int32_t);
+    for (const HeadPlan& head : plan.heads)
+      plan_bytes += head.kept.capacity() * sizeof(std::int32_t);
     peak_bytes_ = std::max(peak_bytes_, bytes() + plan_bytes);
     const bool trim = planner_.prefill();
     detail::run(planner_.executor(), shape().heads(), [&](Index i) {
@@ -113,7 +124,9 @@ class KVCache {
 
   // Read back one KV head: rows in position order, as f32 [rows, head_dim] and [rows, value_dim].
   Index size(int layer, int head) const { return planner_.size(layer, head); }
-  std::vector<Position> positions(int layer, int head) const { return planner_.positions(layer, head); }
+  std::vector<Position> positions(int layer, int head) const {
+    return planner_.positions(layer, head);
+  }
   Matrix keys(int layer, int head) const {
     Matrix out(size(layer, head), shape().head_dim);
     store(layer, head).read(0, out.rows(), out.data(), nullptr);
@@ -126,7 +139,8 @@ class KVCache {
   }
   Position next_position(int layer) const { return planner_.next_position(layer); }
 
-  // Forgets everything at position p and later; the next token gets at most position p. Lossless down to exact_from().
+  // Forgets everything at position p and later; the next token gets at most position p. Lossless
+  // down to exact_from().
   void truncate(Position p) {
     planner_.truncate(p);
     for (int l = 0; l < shape().layers; ++l)
@@ -134,19 +148,21 @@ class KVCache {
   }
   Position exact_from() const { return planner_.exact_from(); }
 
-  // A second sequence that starts as this one: blocks are shared until one of the two writes to them.
+  // A second sequence that starts as this one: blocks are shared until one of the two writes to
+  // them.
   KVCache fork() const { return *this; }
 
   // As new, with the same policies.
   void clear() {
     planner_.clear();
-    for (auto& store : stores_) store = detail::HeadStore(shape().head_dim, shape().value_width(), shape().dtype);
+    for (auto& store : stores_)
+      store = detail::HeadStore(shape().head_dim, shape().value_width(), shape().dtype);
     peak_bytes_ = 0;
     compressions_ = 0;
   }
 
-  // Everything held: rows with their slack, positions, columns and states of policies, retained queries. Blocks shared
-  // with a fork count in both.
+  // Everything held: rows with their slack, positions, columns and states of policies, retained
+  // queries. Blocks shared with a fork count in both.
   std::size_t bytes() const {
     std::size_t sum = sizeof(*this) + planner_.bytes();
     for (const auto& store : stores_) sum += sizeof(store) + store.bytes();
@@ -172,11 +188,12 @@ class KVCache {
   class StoreSource final : public RowSource {
    public:
     explicit StoreSource(const KVCache& cache) : cache_(cache) {}
-    void read(int layer, int head, Index first, Index count, float* keys, float* values) const override {
+    void read(int layer, int head, Index first, Index count, float* keys,
+              float* values) const override {
       cache_.store(layer, head).read(first, count, keys, values);
     }
-    void logits(int layer, int head, const float* queries, Index query_rows, Index rows, float scale, float* out,
-                Index out_stride) const override {
+    void logits(int layer, int head, const float* queries, Index query_rows, Index rows,
+                float scale, float* out, Index out_stride) const override {
       thread_local std::vector<BlockRef> blocks;
       thread_local detail::Floats workspace;
       AttendTask task = cache_.task(layer, head, rows, blocks);
@@ -198,36 +215,46 @@ class KVCache {
     bool armed = true;
     ~Rollback() {
       if (!armed) return;
-      for (int h = 0; h < cache.shape().kv_heads; ++h) cache.store(layer, h).truncate(cache.planner_.size(layer, h));
+      for (int h = 0; h < cache.shape().kv_heads; ++h)
+        cache.store(layer, h).truncate(cache.planner_.size(layer, h));
     }
   };
 
-  detail::HeadStore& store(int layer, int head) { return stores_[detail::uz(layer * shape().kv_heads + head)]; }
+  detail::HeadStore& store(int layer, int head) {
+    return stores_[detail::uz(layer * shape().kv_heads + head)];
+  }
   const detail::HeadStore& store(int layer, int head) const {
     return stores_[detail::uz(layer * shape().kv_heads + head)];
   }
 
   void check_numbers(const char* name, int layer, int head, const float* x, Index n) const {
     if (!detail::fits(x, n, shape().dtype))
-      fail(name, ": layer ", layer, ", KV head ", head, " has a number that is NaN, infinite or too large for ", name_of(shape().dtype));
+      fail(name, ": layer ", layer, ", KV head ", head,
+           " has a number that is NaN, infinite or too large for ", name_of(shape().dtype));
   }
 
   void check_options(int layer, Index tokens, const AttendOptions& options) const {
     const Shape& s = shape();
-    if (!(options.scale >= 0) || !std::isfinite(options.scale)) fail("scale: it must be positive, or 0 for the default");
-    if (!(options.softcap >= 0) || !std::isfinite(options.softcap)) fail("softcap: it must be positive, or 0 for none");
-    if (!options.sink_logits.empty() && options.sink_logits.size() != static_cast<std::size_t>(s.query_heads))
-      fail("sink_logits: ", options.sink_logits.size(), " given for ", s.query_heads, " query heads");
+    if (!(options.scale >= 0) || !std::isfinite(options.scale))
+      fail("scale: it must be positive, or 0 for the default");
+    if (!(options.softcap >= 0) || !std::isfinite(options.softcap))
+      fail("softcap: it must be positive, or 0 for none");
+    if (!options.sink_logits.empty() &&
+        options.sink_logits.size() != static_cast<std::size_t>(s.query_heads))
+      fail("sink_logits: ", options.sink_logits.size(), " given for ", s.query_heads,
+           " query heads");
     if (!options.positions.empty() && static_cast<Index>(options.positions.size()) != tokens)
       fail("positions: ", options.positions.size(), " given for ", tokens, " queries");
     if (options.positions.empty() && tokens > size(layer, 0))
-      fail("queries: ", tokens, " tokens, but layer ", layer, " holds ", size(layer, 0), " rows; call append() first, or give positions");
+      fail("queries: ", tokens, " tokens, but layer ", layer, " holds ", size(layer, 0),
+           " rows; call append() first, or give positions");
     if (options.bias.empty()) return;
     if (options.bias.size() != static_cast<std::size_t>(s.kv_heads))
       fail("bias: ", options.bias.size(), " spans given for ", s.kv_heads, " KV heads");
     for (int h = 0; h < s.kv_heads; ++h)
       if (static_cast<Index>(options.bias[detail::uz(h)].size()) != size(layer, h))
-        fail("bias: KV head ", h, " holds ", size(layer, h), " rows, but ", options.bias[detail::uz(h)].size(), " numbers were given");
+        fail("bias: KV head ", h, " holds ", size(layer, h), " rows, but ",
+             options.bias[detail::uz(h)].size(), " numbers were given");
   }
 
   // The first `rows` rows of a head, as a kernel reads them.
@@ -247,7 +274,8 @@ class KVCache {
     return task;
   }
 
-  void attend_head(int layer, int head, const float* queries, Index tokens, float* out, const AttendOptions& options) const {
+  void attend_head(int layer, int head, const float* queries, Index tokens, float* out,
+                   const AttendOptions& options) const {
     const Shape& s = shape();
     const Index group = s.group(), rows = tokens * group, dim = s.head_dim, width = s.value_width();
     const Index held = size(layer, head);
@@ -261,16 +289,20 @@ class KVCache {
     float* den = max + rows;
     visible.resize(detail::uz(rows));
     for (Index t = 0; t < tokens; ++t) {
-      std::copy_n(queries + (t * s.query_heads + head * group) * dim, group * dim, at + t * group * dim);
-      const Index seen = options.mask ? held
-                         : options.positions.empty()
-                             ? held - (tokens - 1 - t)
-                             : planner_.rows_before(layer, head, Position{to_int(options.positions[detail::uz(t)]) + 1});
+      std::copy_n(queries + (t * s.query_heads + head * group) * dim, group * dim,
+                  at + t * group * dim);
+      const Index seen =
+          options.mask ? held
+          : options.positions.empty()
+              ? held - (tokens - 1 - t)
+              : planner_.rows_before(layer, head,
+                                     Position{to_int(options.positions[detail::uz(t)]) + 1});
       for (Index g = 0; g < group; ++g) {
         const Index i = t * group + g;
         visible[detail::uz(i)] = seen;
         const bool sink = !options.sink_logits.empty();
-        max[i] = sink ? options.sink_logits[detail::uz(head * group + g)] : -std::numeric_limits<float>::infinity();
+        max[i] = sink ? options.sink_logits[detail::uz(head * group + g)]
+                      : -std::numeric_limits<float>::infinity();
         den[i] = sink ? 1.f : 0.f;
       }
     }
@@ -289,7 +321,9 @@ class KVCache {
         for (Index r = 0; r < held; ++r) {
           const Index fresh = r - (held - tokens);
           const bool hidden = fresh >= 0 && !options.mask[i / group * tokens + fresh];
-          full[i * held + r] = hidden ? -std::numeric_limits<float>::infinity() : own ? own[r] : 0.f;
+          full[i * held + r] = hidden ? -std::numeric_limits<float>::infinity()
+                               : own  ? own[r]
+                                      : 0.f;
         }
       task.bias = full;
       task.bias_stride = held;
@@ -308,7 +342,8 @@ class KVCache {
 
   std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const {
     std::size_t sum = sizeof(*this) + planner_.bytes_for(rows, trimmed);
-    for (std::size_t i = 0; i < stores_.size(); ++i) sum += sizeof(stores_[i]) + stores_[i].bytes_for(rows[i], trimmed);
+    for (std::size_t i = 0; i < stores_.size(); ++i)
+      sum += sizeof(stores_[i]) + stores_[i].bytes_for(rows[i], trimmed);
     return sum;
   }
 

@@ -18,16 +18,17 @@ namespace detail {
 template <class... Ps>
 struct Ledger {
   std::vector<std::uint32_t> positions;
-  Index judged = 0;               // rows [0, judged) are closed: a scorer with Chunks reach never sees them again
-  Index seen = 0;                 // rows ever appended
+  Index judged =
+      0;           // rows [0, judged) are closed: a scorer with Chunks reach never sees them again
+  Index seen = 0;  // rows ever appended
   std::int64_t newest_dropped = -1;  // position of the newest row that ever left
   std::array<std::vector<std::vector<float>>, sizeof...(Ps)> columns;
   std::tuple<state_of<Ps>...> states;
 
   Index rows() const { return static_cast<Index>(positions.size()); }
 
-  // Grows in the same steps as the blocks of rows, so that decoding allocates for all of them at once and no vector
-  // holds twice what it needs.
+  // Grows in the same steps as the blocks of rows, so that decoding allocates for all of them at
+  // once and no vector holds twice what it needs.
   void append(std::span<const Position> added) {
     const std::size_t n = positions.size() + added.size();
     reserve(positions, n);
@@ -43,8 +44,10 @@ struct Ledger {
   void keep(std::span<const std::int32_t> kept, bool trim) {
     std::size_t next = 0;
     for (std::size_t r = 0; r < positions.size(); ++r)
-      if (next < kept.size() && static_cast<std::size_t>(kept[next]) == r) ++next;
-      else newest_dropped = std::max(newest_dropped, std::int64_t{positions[r]});
+      if (next < kept.size() && static_cast<std::size_t>(kept[next]) == r)
+        ++next;
+      else
+        newest_dropped = std::max(newest_dropped, std::int64_t{positions[r]});
     const auto close_up = [&](auto& v) {
       for (std::size_t i = 0; i < kept.size(); ++i) v[i] = v[static_cast<std::size_t>(kept[i])];
       v.resize(kept.size());
@@ -72,7 +75,8 @@ struct Ledger {
   std::size_t bytes() const {
     std::size_t sum = sizeof(*this) + positions.capacity() * sizeof(std::uint32_t);
     for (const auto& of_policy : columns)
-      for (const auto& column : of_policy) sum += sizeof(column) + column.capacity() * sizeof(float);
+      for (const auto& column : of_policy)
+        sum += sizeof(column) + column.capacity() * sizeof(float);
     return sum;
   }
   // What a head of that many rows needs at most, growth steps included.

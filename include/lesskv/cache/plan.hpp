@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Plan: which rows of every head stay. Made by a planner, carried out by whoever owns the memory, then committed.
+// Plan: which rows of every head stay. Made by a planner, carried out by whoever owns the memory,
+// then committed.
 #pragma once
 
 #include <cstring>
@@ -32,16 +33,18 @@ struct Plan {
   }
 };
 
-// Moves the kept rows of one head (view of K or V, data at the head, `width` channels) to rows 0, 1, 2, ... in place.
-// A row never moves up, so nothing is overwritten before it was read. With a slot table the contents move between
-// slots; afterwards the first kept.size() slots of the table are in use and the others are free.
+// Moves the kept rows of one head (view of K or V, data at the head, `width` channels) to rows 0,
+// 1, 2, ... in place. A row never moves up, so nothing is overwritten before it was read. With a
+// slot table the contents move between slots; afterwards the first kept.size() slots of the table
+// are in use and the others are free.
 inline void move_rows(const View& view, int width, std::span<const std::int32_t> kept) {
   detail::check(view, "view");
   if (view.read) fail("view: move_rows cannot write through a view with `read`");
   const Index bytes = size_of(view.dtype);
   char* data = static_cast<char*>(const_cast<void*>(view.data));
   const auto at = [&](Index token) {
-    return data + (view.rows.empty() ? token : Index{view.rows[detail::uz(token)]}) * view.token_stride * bytes;
+    return data + (view.rows.empty() ? token : Index{view.rows[detail::uz(token)]}) *
+                      view.token_stride * bytes;
   };
   Index before = -1;
   for (const std::int32_t row : kept) {
@@ -58,8 +61,8 @@ inline void move_rows(const View& view, int width, std::span<const std::int32_t>
         std::memmove(target, source, detail::uz(width * bytes));
       } else {
         for (Index c = 0; c < width; ++c)
-          std::memcpy(target + c * view.channel_stride * bytes, source + c * view.channel_stride * bytes,
-                      detail::uz(bytes));
+          std::memcpy(target + c * view.channel_stride * bytes,
+                      source + c * view.channel_stride * bytes, detail::uz(bytes));
       }
     }
     ++to;

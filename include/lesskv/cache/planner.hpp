@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Planner: decides which rows stay. It owns the books (positions, columns and states of policies, newest queries);
-// keys and values stay where they are. KVCache is a planner and a store.
+// Planner: decides which rows stay. It owns the books (positions, columns and states of policies,
+// newest queries); keys and values stay where they are. KVCache is a planner and a store.
 #pragma once
 
 #include <string>
@@ -50,14 +50,15 @@ class Planner {
   // From this position on no row was ever dropped: truncate() to it or later loses nothing else.
   Position exact_from() const {
     std::int64_t newest = -1;
-    for (Index i = 0; i < books_.shape.heads(); ++i) newest = std::max(newest, books_.ledger(i).newest_dropped);
+    for (Index i = 0; i < books_.shape.heads(); ++i)
+      newest = std::max(newest, books_.ledger(i).newest_dropped);
     return Position{newest + 1};
   }
   // A policy of this planner looks at queries or attention: observe() must be called.
   bool needs_queries() const { return books_.window > 0 || books_.has_observers(); }
 
-  // `tokens` rows were written to every head of a layer. Positions ascend and lie behind those already there; gaps are
-  // allowed (tokens that never reached this layer).
+  // `tokens` rows were written to every head of a layer. Positions ascend and lie behind those
+  // already there; gaps are allowed (tokens that never reached this layer).
   void append(int layer, Index tokens, std::span<const Position> positions = {}) {
     check_append(layer, tokens, positions);
     auto& book = books_.layers[detail::uz(layer)];
@@ -72,33 +73,37 @@ class Planner {
     if (tokens > 0) book.next = to_int(positions.back()) + 1;
   }
 
-  // Queries of a forward pass, after append(): element (token, query head, channel). They belong to the newest rows
-  // unless positions are given. `source` is only read when a policy gathers attention as it comes (H2O). scale: of the
-  // logits, 0 for 1 / sqrt(head_dim).
-  void observe(int layer, const View& queries, const Source& source, std::span<const Position> positions = {},
-               float scale = 0) {
+  // Queries of a forward pass, after append(): element (token, query head, channel). They belong to
+  // the newest rows unless positions are given. `source` is only read when a policy gathers
+  // attention as it comes (H2O). scale: of the logits, 0 for 1 / sqrt(head_dim).
+  void observe(int layer, const View& queries, const Source& source,
+               std::span<const Position> positions = {}, float scale = 0) {
     observe(layer, queries, detail::ViewSource(books_.shape, source), positions, scale);
   }
-  void observe(int layer, const View& queries, const RowSource& source, std::span<const Position> positions = {},
-               float scale = 0) {
+  void observe(int layer, const View& queries, const RowSource& source,
+               std::span<const Position> positions = {}, float scale = 0) {
     check_layer(layer);
     detail::check(queries, "queries");
     if (!needs_queries() || queries.tokens == 0) return;
     thread_local detail::Floats scratch;
-    const float* plain = detail::read_all(queries, books_.shape.query_heads, books_.shape.head_dim, scratch);
+    const float* plain =
+        detail::read_all(queries, books_.shape.query_heads, books_.shape.head_dim, scratch);
     check_queries(layer, plain, queries.tokens);
     observe_rows(layer, plain, queries.tokens, source, positions, scale);
   }
 
-  // The engine's own attention weights of one KV head instead: [w * group, rows held], query-major, then query head;
-  // every row sums to 1 over the rows held. Its queries are those of the newest w tokens. Call it for every head.
+  // The engine's own attention weights of one KV head instead: [w * group, rows held], query-major,
+  // then query head; every row sums to 1 over the rows held. Its queries are those of the newest w
+  // tokens. Call it for every head.
   void observe(int layer, int head, const Rows& attention) {
     const auto& rows = checked(layer, head);
     const Index group = books_.shape.group();
     if (attention.cols() != rows.rows())
-      fail("attention: ", attention.cols(), " columns, but head ", head, " of layer ", layer, " holds ", rows.rows(), " rows");
+      fail("attention: ", attention.cols(), " columns, but head ", head, " of layer ", layer,
+           " holds ", rows.rows(), " rows");
     if (attention.rows() == 0 || attention.rows() % group != 0)
-      fail("attention: ", attention.rows(), " rows are not a positive multiple of the group size ", group);
+      fail("attention: ", attention.rows(), " rows are not a positive multiple of the group size ",
+           group);
     const Index w = attention.rows() / group;
     if (w > rows.rows()) fail("attention: more queries than rows held");
     if (!attention.allFinite()) fail("attention: a weight is NaN or infinite");
@@ -106,20 +111,24 @@ class Planner {
     const Index width = std::min(w, books_.window) * group;
     Matrix newest = attention.bottomRows(width);
     std::vector<Position> at(detail::uz(w));
-    for (Index t = 0; t < w; ++t) at[detail::uz(t)] = Position{rows.positions[detail::uz(rows.rows() - w + t)]};
+    for (Index t = 0; t < w; ++t)
+      at[detail::uz(t)] = Position{rows.positions[detail::uz(rows.rows() - w + t)]};
     books_.show(layer, head, rows.rows(), attention, make_rows(nullptr, 0, 0, 0), at);
     if (head == books_.shape.kv_heads - 1) book.observed += w;
     book.attention[detail::uz(head)] = std::move(newest);
   }
 
-  // Which rows stay. Changes nothing: a plan may be dropped. `source(layer, head)` lends keys and values.
+  // Which rows stay. Changes nothing: a plan may be dropped. `source(layer, head)` lends keys and
+  // values.
   Plan plan(const Source& source) const {
-    return plan(detail::ViewSource(books_.shape, source), [this](std::span<const Index> rows, bool) {
-      const Shape& s = books_.shape;
-      std::size_t sum = 0;
-      for (const Index r : rows) sum += detail::uz(r * (s.head_dim + s.value_width()) * size_of(s.dtype));
-      return sum;
-    });
+    return plan(detail::ViewSource(books_.shape, source),
+                [this](std::span<const Index> rows, bool) {
+                  const Shape& s = books_.shape;
+                  std::size_t sum = 0;
+                  for (const Index r : rows)
+                    sum += detail::uz(r * (s.head_dim + s.value_width()) * size_of(s.dtype));
+                  return sum;
+                });
   }
   Plan plan(const RowSource& source, const Pricing& price) const {
     Plan plan = detail::Judgement<Ps...>(books_, source, price).run();
@@ -131,7 +140,8 @@ class Planner {
     return detail::Judgement<Ps...>(books_, source, price).due();
   }
 
-  // Carries a plan out in the books, after the rows were moved: the only place where rows leave them.
+  // Carries a plan out in the books, after the rows were moved: the only place where rows leave
+  // them.
   void commit(const Plan& plan) {
     if (plan.version != version_ || plan.heads.size() != detail::uz(books_.shape.heads()))
       fail("plan: it was made from another state of this planner");
@@ -156,7 +166,8 @@ class Planner {
   void mark() {
     for (auto& book : books_.layers) book.committed_at = book.seen();
   }
-  // The rows since the last commit came in one large piece: a compression then gives back every spare row.
+  // The rows since the last commit came in one large piece: a compression then gives back every
+  // spare row.
   bool prefill() const { return detail::Judgement<Ps...>::prefill(books_); }
 
   // Forgets rows at position p and later. Columns of the rows that stay keep what they gathered.
@@ -199,12 +210,15 @@ class Planner {
     std::size_t sum = 0;
     for (const auto& book : books_.layers)
       sum += sizeof(book) + book.attention.capacity() * sizeof(Matrix) +
-             detail::QueryWindow::bytes_for(retained ? books_.window : 0, Index{s.query_heads} * s.head_dim, s.dtype);
-    for (Index i = 0; i < s.heads(); ++i) sum += books_.ledger(i).bytes_for(rows[detail::uz(i)], trimmed);
+             detail::QueryWindow::bytes_for(retained ? books_.window : 0,
+                                            Index{s.query_heads} * s.head_dim, s.dtype);
+    for (Index i = 0; i < s.heads(); ++i)
+      sum += books_.ledger(i).bytes_for(rows[detail::uz(i)], trimmed);
     return sum;
   }
 
-  // ---- for KVCache -----------------------------------------------------------------------------------------------------
+  // ---- for KVCache
+  // -----------------------------------------------------------------------------------------------------
   void check_layer(int layer) const {
     if (layer < 0 || layer >= books_.shape.layers)
       fail("layer: ", layer, " is not in [0, ", books_.shape.layers, ")");
@@ -216,8 +230,7 @@ class Planner {
     if (!positions.empty() && static_cast<Index>(positions.size()) != tokens)
       fail("positions: ", positions.size(), " given for ", tokens, " tokens");
     for (const Position p : positions) {
-      if (to_int(p) <= last)
-        fail("positions: ", to_int(p), " does not lie behind ", last);
+      if (to_int(p) <= last) fail("positions: ", to_int(p), " does not lie behind ", last);
       last = to_int(p);
     }
     if (positions.empty()) last += tokens;
@@ -226,7 +239,8 @@ class Planner {
   void check_queries(int layer, const float* queries, Index tokens) const {
     const Shape& s = books_.shape;
     if (!detail::fits(queries, tokens * s.query_heads * s.head_dim, s.dtype))
-      fail("queries: layer ", layer, " has a number that is NaN, infinite or too large for ", name_of(s.dtype));
+      fail("queries: layer ", layer, " has a number that is NaN, infinite or too large for ",
+           name_of(s.dtype));
   }
   // Queries as f32 [token][query_head][head_dim], checked.
   void observe_rows(int layer, const float* queries, Index tokens, const RowSource& source,
@@ -244,8 +258,8 @@ class Planner {
       detail::run(books_.executor, books_.shape.kv_heads, [&](Index h) {
         books_.observe(layer, static_cast<int>(h), queries, positions, source);
       });
-    book.window.push(queries, tokens, Index{books_.shape.query_heads} * books_.shape.head_dim, books_.window,
-                     books_.shape.dtype, positions);
+    book.window.push(queries, tokens, Index{books_.shape.query_heads} * books_.shape.head_dim,
+                     books_.window, books_.shape.dtype, positions);
     book.observed += tokens;
   }
   // Rows of a head before position p.
@@ -267,12 +281,15 @@ class Planner {
     const Index open = std::max(reach.ahead, keep.recent) + std::max<Index>(0, reach.chunk - 1);
     const Index pinned = keep.sinks + open;
     if (keep.tokens > 0 && keep.tokens < pinned)
-      fail("Keep::tokens is ", keep.tokens, ": an impossible budget, ", pinned, " rows of a head cannot go (sinks, recent rows and those that the scorer cannot judge yet)");
+      fail("Keep::tokens is ", keep.tokens, ": an impossible budget, ", pinned,
+           " rows of a head cannot go (sinks, recent rows and those that the scorer cannot judge "
+           "yet)");
   }
   // How many of the newest queries the next judgement will still want, if it was judged now.
   Index queries_until_next(bool whole) const {
     const Keep keep = books_.keep();
-    // Cut to the limit after a prompt, the next token already asks again; else `every` rows come first.
+    // Cut to the limit after a prompt, the next token already asks again; else `every` rows come
+    // first.
     const bool at_once = keep.fraction <= 0 && whole;
     return at_once ? books_.window : std::max<Index>(0, books_.window - keep.every);
   }

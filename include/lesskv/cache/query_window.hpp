@@ -32,14 +32,18 @@ class QueryWindow {
       const Index slot = (start_ + count_) % limit_;
       kernels().from_f32(dtype_, queries + t * width, row(slot), width);
       positions_[uz(slot)] = positions[uz(t)];
-      if (count_ < limit_) ++count_;
-      else start_ = (start_ + 1) % limit_;
+      if (count_ < limit_)
+        ++count_;
+      else
+        start_ = (start_ + 1) % limit_;
     }
   }
 
   Index count() const { return count_; }
   Position position(Index i) const { return positions_[uz((start_ + i) % limit_)]; }
-  void read(Index i, float* out) const { kernels().to_f32(dtype_, row((start_ + i) % limit_), out, width_); }
+  void read(Index i, float* out) const {
+    kernels().to_f32(dtype_, row((start_ + i) % limit_), out, width_);
+  }
 
   // Forgets all but the newest n; with none left the memory goes too.
   void shrink(Index n) {

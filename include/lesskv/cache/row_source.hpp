@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// RowSource: where a planner reads the rows of a head from. The cache reads its own blocks; an engine that owns the
-// memory lends views.
+// RowSource: where a planner reads the rows of a head from. The cache reads its own blocks; an
+// engine that owns the memory lends views.
 #pragma once
 
 #include <algorithm>
@@ -21,14 +21,16 @@ class RowSource {
  public:
   virtual ~RowSource() = default;
   // Rows [first, first + count) as f32, contiguous; keys or values may be null.
-  virtual void read(int layer, int head, Index first, Index count, float* keys, float* values) const = 0;
-  // out[i][r] = scale * queries[i] . keys[r] for the first `rows` rows. queries: [query_rows][head_dim] f32.
-  virtual void logits(int layer, int head, const float* queries, Index query_rows, Index rows, float scale, float* out,
-                      Index out_stride) const = 0;
+  virtual void read(int layer, int head, Index first, Index count, float* keys,
+                    float* values) const = 0;
+  // out[i][r] = scale * queries[i] . keys[r] for the first `rows` rows. queries:
+  // [query_rows][head_dim] f32.
+  virtual void logits(int layer, int head, const float* queries, Index query_rows, Index rows,
+                      float scale, float* out, Index out_stride) const = 0;
 };
 
-// Keys and values of one KV head in the engine's memory, rows in position order. head_stride is not used: data already
-// points to the head.
+// Keys and values of one KV head in the engine's memory, rows in position order. head_stride is not
+// used: data already points to the head.
 struct HeadView {
   View keys;
   View values;
@@ -43,14 +45,15 @@ class ViewSource final : public RowSource {
  public:
   ViewSource(const Shape& shape, const Source& source) : shape_(shape), source_(source) {}
 
-  void read(int layer, int head, Index first, Index count, float* keys, float* values) const override {
+  void read(int layer, int head, Index first, Index count, float* keys,
+            float* values) const override {
     const HeadView view = source_(layer, head);
     if (keys) copy(view.keys, "source keys", first, count, shape_.head_dim, keys);
     if (values) copy(view.values, "source values", first, count, shape_.value_width(), values);
   }
 
-  void logits(int layer, int head, const float* queries, Index query_rows, Index rows, float scale, float* out,
-              Index out_stride) const override {
+  void logits(int layer, int head, const float* queries, Index query_rows, Index rows, float scale,
+              float* out, Index out_stride) const override {
     constexpr Index step = 64;  // a block at a time: the keys stay where they are
     const int dim = shape_.head_dim;
     Floats plain(step * dim), lanes(step * dim);
@@ -76,7 +79,8 @@ class ViewSource final : public RowSource {
   }
 
  private:
-  static void copy(const View& view, const char* name, Index first, Index count, int width, float* out) {
+  static void copy(const View& view, const char* name, Index first, Index count, int width,
+                   float* out) {
     check(view, name);
     if (view.tokens < first + count)
       fail(name, ": the view has ", view.tokens, " rows, the plan needs ", first + count);

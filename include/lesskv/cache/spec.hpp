@@ -5,9 +5,9 @@
 //   part   = name [ "(" key "=" value { "," key "=" value } ")" ]
 //   value  = number | true | false | word | value { ":" value }        (lists: skip_layers=0:1)
 //
-// Spaces are ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or model); `store` takes
-// dtype=f32, f16 or bf16; every other name is a method of methods.hpp. What the user does not say about sinks and recent
-// rows is filled in from the method's published pins.
+// Spaces are ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or
+// model); `store` takes dtype=f32, f16 or bf16; every other name is a method of methods.hpp. What
+// the user does not say about sinks and recent rows is filled in from the method's published pins.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,9 @@ struct PolicySpec {
   std::string methods;  // the text of all parts but `keep`
 
   // Something says how much to keep.
-  bool has_amount() const { return exact || keep.fraction > 0 || keep.tokens > 0 || keep.bytes > 0; }
+  bool has_amount() const {
+    return exact || keep.fraction > 0 || keep.tokens > 0 || keep.bytes > 0;
+  }
   // Rows are judged once, a chunk at a time: only `fraction` shortens them.
   bool judges_once() const { return scorer && scorer->reach().chunk > 0; }
   std::string to_string() const {
@@ -54,7 +56,8 @@ struct PolicySpec {
     if (keep.bytes > 0) add("bytes", std::to_string(keep.bytes));
     if (keep.sinks > 0) add("sinks", std::to_string(keep.sinks));
     if (keep.recent > 0) add("recent", std::to_string(keep.recent));
-    if (keep.shared != Shared::head) add("shared", keep.shared == Shared::layer ? "layer" : "model");
+    if (keep.shared != Shared::head)
+      add("shared", keep.shared == Shared::layer ? "layer" : "model");
     if (keep.every != Keep{}.every) add("every", std::to_string(keep.every));
     return out + ")+" + methods;
   }
@@ -84,8 +87,10 @@ inline std::vector<SpecPart> split_spec(std::string_view spec) {
   std::size_t at = 0;
   const auto word = [&](const char* what) {
     const std::size_t start = at;
-    while (at < text.size() && std::string_view("+(),=").find(text[at]) == std::string_view::npos) ++at;
-    if (at == start) fail("spec: ", what, " is missing at character ", start + 1, " of '", text, "'");
+    while (at < text.size() && std::string_view("+(),=").find(text[at]) == std::string_view::npos)
+      ++at;
+    if (at == start)
+      fail("spec: ", what, " is missing at character ", start + 1, " of '", text, "'");
     return text.substr(start, at - start);
   };
   while (at < text.size() || !parts.empty()) {
@@ -98,8 +103,10 @@ inline std::vector<SpecPart> split_spec(std::string_view spec) {
           fail("spec: '", part.name, "': '=' is missing after '", key, "'");
         ++at;
         part.arguments.emplace_back(std::move(key), word("a value"));
-        if (at < text.size() && text[at] == ',') ++at;
-        else break;
+        if (at < text.size() && text[at] == ',')
+          ++at;
+        else
+          break;
       }
       if (at >= text.size() || text[at] != ')') fail("spec: '", part.name, "': ')' is missing");
       ++at;
@@ -128,7 +135,8 @@ inline std::size_t edits(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-[[noreturn]] inline void fail_unknown(const std::string& what, const std::string& word, const std::vector<std::string>& known) {
+[[noreturn]] inline void fail_unknown(const std::string& what, const std::string& word,
+                                      const std::vector<std::string>& known) {
   std::string list, nearest;
   std::size_t least = 3;
   for (const std::string& one : known) {
@@ -138,28 +146,34 @@ inline std::size_t edits(std::string_view a, std::string_view b) {
       nearest = one;
     }
   }
-  fail("spec: unknown ", what, " '", word, "'", nearest.empty() ? "" : "; did you mean '" + nearest + "'?", " Known: ",
-       list.empty() ? "none" : list);
+  fail("spec: unknown ", what, " '", word, "'",
+       nearest.empty() ? "" : "; did you mean '" + nearest + "'?",
+       " Known: ", list.empty() ? "none" : list);
 }
 
-[[noreturn]] inline void fail_value(const std::string& where, const std::string& text, const char* wanted) {
+[[noreturn]] inline void fail_value(const std::string& where, const std::string& text,
+                                    const char* wanted) {
   fail("spec: ", where, ": '", text, "' is not ", wanted);
 }
 
 template <class T>
-  requires std::integral<T>
+requires std::integral<T>
 void parse_value(const std::string& where, const std::string& text, T& out) {
   if constexpr (std::same_as<T, bool>) {
-    if (text == "true" || text == "1") out = true;
-    else if (text == "false" || text == "0") out = false;
-    else fail_value(where, text, "true or false");
+    if (text == "true" || text == "1")
+      out = true;
+    else if (text == "false" || text == "0")
+      out = false;
+    else
+      fail_value(where, text, "true or false");
   } else {
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-    if (error != std::errc() || end != text.data() + text.size()) fail_value(where, text, "an integer in range");
+    if (error != std::errc() || end != text.data() + text.size())
+      fail_value(where, text, "an integer in range");
   }
 }
 template <class T>
-  requires std::floating_point<T>
+requires std::floating_point<T>
 void parse_value(const std::string& where, const std::string& text, T& out) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -178,8 +192,10 @@ void parse_value(const std::string& where, const std::string& text, std::vector<
 
 template <class T>
 std::string value_text(const T& value) {
-  if constexpr (std::same_as<T, bool>) return value ? "true" : "false";
-  else if constexpr (std::integral<T>) return std::to_string(value);
+  if constexpr (std::same_as<T, bool>)
+    return value ? "true" : "false";
+  else if constexpr (std::integral<T>)
+    return std::to_string(value);
   else if constexpr (std::floating_point<T>) {
     char text[32];
     std::snprintf(text, sizeof text, "%g", double{value});
@@ -196,27 +212,39 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
     const std::string& key = argument.first;
     const std::string where = "keep(" + key + ")";
     std::string text = argument.second;
-    if (key == "fraction") parse_value(where, text, spec.keep.fraction);
-    else if (key == "tokens") parse_value(where, text, spec.keep.tokens);
-    else if (key == "every") parse_value(where, text, spec.keep.every);
-    else if (key == "sinks") parse_value(where, text, spec.keep.sinks), sinks = true;
-    else if (key == "recent") parse_value(where, text, spec.keep.recent), recent = true;
+    if (key == "fraction")
+      parse_value(where, text, spec.keep.fraction);
+    else if (key == "tokens")
+      parse_value(where, text, spec.keep.tokens);
+    else if (key == "every")
+      parse_value(where, text, spec.keep.every);
+    else if (key == "sinks")
+      parse_value(where, text, spec.keep.sinks), sinks = true;
+    else if (key == "recent")
+      parse_value(where, text, spec.keep.recent), recent = true;
     else if (key == "bytes") {
       std::size_t unit = 1;
       const char last = text.back();
       if (last == 'k' || last == 'M' || last == 'G') {
-        unit = last == 'k' ? std::size_t{1} << 10 : last == 'M' ? std::size_t{1} << 20 : std::size_t{1} << 30;
+        unit = last == 'k'   ? std::size_t{1} << 10
+               : last == 'M' ? std::size_t{1} << 20
+                             : std::size_t{1} << 30;
         text.pop_back();
       }
       parse_value(where, text, spec.keep.bytes);
       spec.keep.bytes *= unit;
     } else if (key == "shared") {
-      if (text == "head") spec.keep.shared = Shared::head;
-      else if (text == "layer") spec.keep.shared = Shared::layer;
-      else if (text == "model") spec.keep.shared = Shared::model;
-      else fail_value(where, text, "head, layer or model");
+      if (text == "head")
+        spec.keep.shared = Shared::head;
+      else if (text == "layer")
+        spec.keep.shared = Shared::layer;
+      else if (text == "model")
+        spec.keep.shared = Shared::model;
+      else
+        fail_value(where, text, "head, layer or model");
     } else {
-      fail_unknown("parameter of keep", key, {"fraction", "tokens", "bytes", "sinks", "recent", "shared", "every"});
+      fail_unknown("parameter of keep", key,
+                   {"fraction", "tokens", "bytes", "sinks", "recent", "shared", "every"});
     }
   }
 }
@@ -224,10 +252,14 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
 inline void parse_store(const SpecPart& part, PolicySpec& spec) {
   for (const auto& [key, text] : part.arguments) {
     if (key != "dtype") fail_unknown("parameter of store", key, {"dtype"});
-    if (text == "f32") spec.dtype = DType::f32;
-    else if (text == "f16") spec.dtype = DType::f16;
-    else if (text == "bf16") spec.dtype = DType::bf16;
-    else fail_value("store(dtype)", text, "f32, f16 or bf16");
+    if (text == "f32")
+      spec.dtype = DType::f32;
+    else if (text == "f16")
+      spec.dtype = DType::f16;
+    else if (text == "bf16")
+      spec.dtype = DType::bf16;
+    else
+      fail_value("store(dtype)", text, "f32, f16 or bf16");
   }
 }
 
@@ -264,7 +296,8 @@ bool add_method(const SpecPart& part, PolicySpec& spec, Keep& published) {
 
 template <class P>
 MethodInfo info_of() {
-  MethodInfo info{std::string(P::name), Scorer<P> ? "scorer" : "budgeter", std::string(P::summary), {}, {}};
+  MethodInfo info{
+      std::string(P::name), Scorer<P> ? "scorer" : "budgeter", std::string(P::summary), {}, {}};
   if constexpr (Scorer<P>) info.published = P::published;
   P policy;
   P::parameters(policy, [&](const char* name, const auto& field, const char* text) {
@@ -302,7 +335,8 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...>) {
       fail_unknown("name", part.name, {"exact", "keep", "store", std::string(Ps::name)...});
   }
   if (!spec.scorer) {
-    if (kept || !spec.budgeter.empty()) fail("spec: nothing says which rows stay; add a scorer, for example lagkv");
+    if (kept || !spec.budgeter.empty())
+      fail("spec: nothing says which rows stay; add a scorer, for example lagkv");
     spec.exact = true;
   } else if (spec.exact) {
     fail("spec: 'exact' keeps everything; it goes with no scorer");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The roles a policy can play, and what it may declare. A policy is a value with const functions; the cache owns all
-// state. The concept that a type models says its role, so policies may be named in any order.
+// The roles a policy can play, and what it may declare. A policy is a value with const functions;
+// the cache owns all state. The concept that a type models says its role, so policies may be named
+// in any order.
 #pragma once
 
 #include <concepts>
@@ -14,11 +15,12 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-// ---- what a policy may declare; all of it is optional --------------------------------------------------------------
+// ---- what a policy may declare; all of it is optional
+// --------------------------------------------------------------
 
-// Reach of a scorer. Chunks: a row is judged once, `size` rows at a time with `ahead` later rows in view, and then
-// never again; streaming equals one-shot for any split of the input. Window: all rows are judged each time, except the
-// newest `ahead`.
+// Reach of a scorer. Chunks: a row is judged once, `size` rows at a time with `ahead` later rows in
+// view, and then never again; streaming equals one-shot for any split of the input. Window: all
+// rows are judged each time, except the newest `ahead`.
 struct Chunks {
   Index size = 0;
   Index ahead = 0;
@@ -27,8 +29,8 @@ struct Window {
   Index ahead = 0;
 };
 
-// Pooling of scores over neighbouring candidates, done by the library so that equal pooled scores are still told apart
-// by the un-pooled one. Zero padding at the ends, as in the published code.
+// Pooling of scores over neighbouring candidates, done by the library so that equal pooled scores
+// are still told apart by the un-pooled one. Zero padding at the ends, as in the published code.
 enum class PoolKind { none, average, max };
 struct Pooling {
   PoolKind kind = PoolKind::none;
@@ -43,7 +45,7 @@ struct StateOf {
   using type = NoState;
 };
 template <class P>
-  requires requires { typename P::State; }
+requires requires { typename P::State; }
 struct StateOf<P> {
   using type = typename P::State;
 };
@@ -59,106 +61,161 @@ struct Reach {
 template <class P>
 using state_of = typename detail::StateOf<P>::type;
 
-// What it needs to see: `static constexpr Need needs`, or `Need needs() const`. Says nothing: keys and values.
+// What it needs to see: `static constexpr Need needs`, or `Need needs() const`. Says nothing: keys
+// and values.
 template <class P>
 constexpr Need needs_of(const P& policy) {
-  if constexpr (requires { { policy.needs() } -> std::same_as<Need>; }) return policy.needs();
-  else if constexpr (requires { { P::needs } -> std::convertible_to<Need>; }) return P::needs;
-  else return Need::keys | Need::values;
+  if constexpr (requires {
+                  { policy.needs() } -> std::same_as<Need>;
+                })
+    return policy.needs();
+  else if constexpr (requires {
+                       { P::needs } -> std::convertible_to<Need>;
+                     })
+    return P::needs;
+  else
+    return Need::keys | Need::values;
 }
 
 // Floats per row that follow the row: `static constexpr int columns`, or `int columns() const`.
 template <class P>
 constexpr int columns_of(const P& policy) {
-  if constexpr (requires { { policy.columns() } -> std::same_as<int>; }) return policy.columns();
-  else if constexpr (requires { { P::columns } -> std::convertible_to<int>; }) return P::columns;
-  else return 0;
+  if constexpr (requires {
+                  { policy.columns() } -> std::same_as<int>;
+                })
+    return policy.columns();
+  else if constexpr (requires {
+                       { P::columns } -> std::convertible_to<int>;
+                     })
+    return P::columns;
+  else
+    return 0;
 }
 
 // How many of the newest queries score() wants attention of: `Index window() const`. 0: none.
 template <class P>
 Index window_of(const P& policy) {
-  if constexpr (requires { { policy.window_size() } -> std::same_as<Index>; }) return policy.window_size();
-  else return 0;
+  if constexpr (requires {
+                  { policy.window_size() } -> std::same_as<Index>;
+                })
+    return policy.window_size();
+  else
+    return 0;
 }
 
 template <class P>
 Pooling pooling_of(const P& policy) {
-  if constexpr (requires { { policy.pooling() } -> std::same_as<Pooling>; }) return policy.pooling();
-  else return {};
+  if constexpr (requires {
+                  { policy.pooling() } -> std::same_as<Pooling>;
+                })
+    return policy.pooling();
+  else
+    return {};
 }
 
 // A scorer whose published form keeps one set for several heads: `Shared shared() const`.
 template <class P>
 Shared shared_of(const P& policy) {
-  if constexpr (requires { { policy.shared() } -> std::same_as<Shared>; }) return policy.shared();
-  else return Shared::head;
+  if constexpr (requires {
+                  { policy.shared() } -> std::same_as<Shared>;
+                })
+    return policy.shared();
+  else
+    return Shared::head;
 }
 
 // Layers that stay whole: `bool skips(int layer) const`.
 template <class P>
 bool skips_layer(const P& policy, int layer) {
-  if constexpr (requires { { policy.skips(layer) } -> std::same_as<bool>; }) return policy.skips(layer);
-  else return false;
+  if constexpr (requires {
+                  { policy.skips(layer) } -> std::same_as<bool>;
+                })
+    return policy.skips(layer);
+  else
+    return false;
 }
 
-// Parameters that cannot be: `void check() const` calls fail(). Shape-dependent ones: `void check(const Shape&) const`.
+// Parameters that cannot be: `void check() const` calls fail(). Shape-dependent ones: `void
+// check(const Shape&) const`.
 template <class P>
 void check_policy(const P& policy, const Shape& shape) {
-  if constexpr (requires { policy.check(shape); }) policy.check(shape);
-  else if constexpr (requires { policy.check(); }) policy.check();
+  if constexpr (requires { policy.check(shape); })
+    policy.check(shape);
+  else if constexpr (requires { policy.check(); })
+    policy.check();
 }
 
 template <class P>
 detail::Reach reach_of(const P& policy) {
-  if constexpr (requires { { policy.reach() } -> std::same_as<Chunks>; }) {
+  if constexpr (requires {
+                  { policy.reach() } -> std::same_as<Chunks>;
+                }) {
     const Chunks chunks = policy.reach();
     return {chunks.size, chunks.ahead};
-  } else if constexpr (requires { { policy.reach() } -> std::same_as<Window>; }) {
+  } else if constexpr (requires {
+                         { policy.reach() } -> std::same_as<Window>;
+                       }) {
     return {0, policy.reach().ahead};
-  } else if constexpr (requires { { policy.reach() } -> std::same_as<detail::Reach>; }) {
+  } else if constexpr (requires {
+                         { policy.reach() } -> std::same_as<detail::Reach>;
+                       }) {
     return policy.reach();
   } else {
     return {};
   }
 }
 
-// ---- the roles -----------------------------------------------------------------------------------------------------
+// ---- the roles
+// -----------------------------------------------------------------------------------------------------
 
-// Which rows stay? A number per row; the library keeps the largest. Writes out[r] for r in [head.first, head.last).
+// Which rows stay? A number per row; the library keeps the largest. Writes out[r] for r in
+// [head.first, head.last).
 template <class P>
 concept Scorer = requires(const P p, const Head& head, std::span<float> out) {
-                   { p.score(head, out) } -> std::same_as<void>;
-                 } || requires(const P p, const Head& head, const state_of<P>& state, std::span<float> out) {
-                   { p.score(head, state, out) } -> std::same_as<void>;
-                 };
+  { p.score(head, out) } -> std::same_as<void>;
+}
+|| requires(const P p, const Head& head, const state_of<P>& state, std::span<float> out) {
+  { p.score(head, state, out) } -> std::same_as<void>;
+};
 
-// Where does the budget go? share() runs once and rewrites the real-valued quota of every head [layer * kv_heads +
-// head]; several Budgeters run one after the other, those with `static constexpr bool all_layers` first. The library
-// rounds to the exact total.
+// Where does the budget go? share() runs once and rewrites the real-valued quota of every head
+// [layer * kv_heads + head]; several Budgeters run one after the other, those with `static
+// constexpr bool all_layers` first. The library rounds to the exact total.
 template <class P>
-concept Budgeter =
-    requires(const P p, const Shape& shape, std::span<const state_of<P>> measured, std::span<double> quota) {
-      { p.share(shape, measured, quota) } -> std::same_as<void>;
-    };
+concept Budgeter = requires(const P p, const Shape& shape, std::span<const state_of<P>> measured,
+                            std::span<double> quota) {
+  { p.share(shape, measured, quota) } -> std::same_as<void>;
+};
 
 // Optional for a Budgeter: measure one head, on any thread, before share().
 template <class P>
-concept Measurer = requires(const P p, const Head& head, state_of<P>& state) { p.measure(head, state); };
+concept Measurer = requires(const P p, const Head& head, state_of<P>& state) {
+  p.measure(head, state);
+};
 
-// Optional for any policy: sees every block of new queries (with Need::queries) or their attention (Need::attention).
+// Optional for any policy: sees every block of new queries (with Need::queries) or their attention
+// (Need::attention).
 template <class P>
-concept Observer = requires(const P p, const Head& head, state_of<P>& state) { p.observe(head, state); };
+concept Observer = requires(const P p, const Head& head, state_of<P>& state) {
+  p.observe(head, state);
+};
 
-// Whether an Observer really wants to be called: `bool observes() const` for a type that only knows at run time.
+// Whether an Observer really wants to be called: `bool observes() const` for a type that only knows
+// at run time.
 template <class P>
 bool observes(const P& policy) {
-  if constexpr (!Observer<P>) return false;
-  else if constexpr (requires { { policy.observes() } -> std::same_as<bool>; }) return policy.observes();
-  else return true;
+  if constexpr (!Observer<P>)
+    return false;
+  else if constexpr (requires {
+                       { policy.observes() } -> std::same_as<bool>;
+                     })
+    return policy.observes();
+  else
+    return true;
 }
 
-// ---- the checks: one sentence each -----------------------------------------------------------------------------------
+// ---- the checks: one sentence each
+// -----------------------------------------------------------------------------------
 namespace detail {
 template <class P>
 inline constexpr bool is_keep = std::same_as<P, Keep>;
@@ -169,11 +226,13 @@ struct CheckPolicy {
   static constexpr bool tries_score = requires { &P::score; };
   static constexpr bool tries_share = requires { &P::share; };
   static_assert(ok || !tries_score,
-                "lesskv: this type has `score`, but a Scorer needs: void score(const lesskv::Head&, std::span<float> "
+                "lesskv: this type has `score`, but a Scorer needs: void score(const "
+                "lesskv::Head&, std::span<float> "
                 "out) const");
-  static_assert(ok || !tries_share,
-                "lesskv: this type has `share`, but a Budgeter needs: void share(const lesskv::Shape&, "
-                "std::span<const State> measured, std::span<double> quota) const");
+  static_assert(
+      ok || !tries_share,
+      "lesskv: this type has `share`, but a Budgeter needs: void share(const lesskv::Shape&, "
+      "std::span<const State> measured, std::span<double> quota) const");
   static_assert(ok || tries_score || tries_share,
                 "lesskv: this type plays no role: a policy is Keep, a Scorer or a Budgeter");
 };
@@ -184,16 +243,20 @@ struct CheckPolicies {
   static constexpr int scorers = (0 + ... + int{Scorer<Ps>});
   static constexpr int keeps = (0 + ... + int{is_keep<Ps>});
   static constexpr int budgeters = (0 + ... + int{Budgeter<Ps>});
-  static_assert(!known || scorers <= 1, "lesskv: two policies say which rows stay; name one Scorer");
+  static_assert(!known || scorers <= 1,
+                "lesskv: two policies say which rows stay; name one Scorer");
   static_assert(!known || keeps <= 1, "lesskv: two Keep values; say once how much to keep");
   static_assert(!known || scorers > 0 || budgeters == 0,
-                "lesskv: a Budgeter says where the budget goes, but nothing says which rows stay; add a Scorer, for "
+                "lesskv: a Budgeter says where the budget goes, but nothing says which rows stay; "
+                "add a Scorer, for "
                 "example LagKV{}");
   static_assert(!known || scorers != 1 || keeps > 0,
-                "lesskv: a Scorer says which rows stay, but nothing says how much; add Keep{.fraction = ...} or "
+                "lesskv: a Scorer says which rows stay, but nothing says how much; add "
+                "Keep{.fraction = ...} or "
                 "Keep{.tokens = ...}");
   static_assert(!known || scorers > 0 || keeps == 0 || budgeters > 0,
-                "lesskv: Keep says how much stays, but nothing says which; add a Scorer, for example LagKV{}");
+                "lesskv: Keep says how much stays, but nothing says which; add a Scorer, for "
+                "example LagKV{}");
   static constexpr bool ok = known;
 };
 }  // namespace detail

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The inline namespace. It carries the version, so that two versions can meet in one program, and the instruction set
-// this file is compiled for: Eigen's inline code depends on -m flags, and without the tag the linker would merge an
-// AVX-512 copy of a function into a program part that was built for plain x86-64.
+// The inline namespace. It carries the version, so that two versions can meet in one program, and
+// the instruction set this file is compiled for: Eigen's inline code depends on -m flags, and
+// without the tag the linker would merge an AVX-512 copy of a function into a program part that was
+// built for plain x86-64.
 #pragma once
 
 #include "version.hpp"
@@ -22,9 +23,11 @@
 #endif
 
 // v<major>_<minor>_<patch>_<instruction set>
-#define LESSKV_NAMESPACE_TAG \
-  LESSKV_CONCAT(LESSKV_CONCAT(LESSKV_CONCAT(v, LESSKV_VERSION_MAJOR), LESSKV_CONCAT(_, LESSKV_VERSION_MINOR)), \
-                LESSKV_CONCAT(LESSKV_CONCAT(_, LESSKV_VERSION_PATCH), LESSKV_CONCAT(_, LESSKV_ISA_TAG)))
+#define LESSKV_NAMESPACE_TAG                                 \
+  LESSKV_CONCAT(                                             \
+      LESSKV_CONCAT(LESSKV_CONCAT(v, LESSKV_VERSION_MAJOR),  \
+                    LESSKV_CONCAT(_, LESSKV_VERSION_MINOR)), \
+      LESSKV_CONCAT(LESSKV_CONCAT(_, LESSKV_VERSION_PATCH), LESSKV_CONCAT(_, LESSKV_ISA_TAG)))
 
 #define LESSKV_BEGIN_NAMESPACE \
   namespace lesskv {           \

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One way to say that an argument is wrong. With exceptions: lesskv::Error. Without: a handler that must not return.
+// One way to say that an argument is wrong. With exceptions: lesskv::Error. Without: a handler that
+// must not return.
 #pragma once
 
 #include <atomic>
@@ -29,7 +30,8 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Called instead of a throw when exceptions are off. It must not return; if it does, the program is aborted.
+// Called instead of a throw when exceptions are off. It must not return; if it does, the program is
+// aborted.
 using FailureHandler = void (*)(const char* message);
 
 inline std::atomic<FailureHandler>& failure_handler() {
@@ -38,8 +40,8 @@ inline std::atomic<FailureHandler>& failure_handler() {
 }
 
 namespace detail {
-// A piece of a message: text or a number. Keeps the string work in one function that is never inlined, so that code
-// which checks its arguments stays small and compiles fast.
+// A piece of a message: text or a number. Keeps the string work in one function that is never
+// inlined, so that code which checks its arguments stays small and compiles fast.
 class Word {
  public:
   Word(const char* text) : text_(text) {}
@@ -48,8 +50,10 @@ class Word {
   template <std::integral T>
   Word(T number) : number_(static_cast<long long>(number)), is_number_(true) {}
   void append_to(std::string& out) const {
-    if (is_number_) out += std::to_string(number_);
-    else out += text_;
+    if (is_number_)
+      out += std::to_string(number_);
+    else
+      out += text_;
   }
 
  private:
@@ -71,8 +75,8 @@ class Word {
 }
 }  // namespace detail
 
-// fail("name: what is wrong, ", number, " is too large"): throws lesskv::Error, or calls the handler when the file is
-// compiled without exceptions.
+// fail("name: what is wrong, ", number, " is too large"): throws lesskv::Error, or calls the
+// handler when the file is compiled without exceptions.
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   detail::fail_with({detail::Word(parts)...});

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The library starts no thread. Loops over heads go through an executor that the user may replace by his own pool.
+// The library starts no thread. Loops over heads go through an executor that the user may replace
+// by his own pool.
 #pragma once
 
 #include <functional>
@@ -8,7 +9,8 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-// Runs task(0) ... task(count - 1), in any order and on any threads, and returns when all have returned.
+// Runs task(0) ... task(count - 1), in any order and on any threads, and returns when all have
+// returned.
 using Executor = std::function<void(Index count, const std::function<void(Index)>& task)>;
 
 namespace detail {

@@ -21,28 +21,44 @@ inline Rows make_rows(const float* data, Index count, Index width, Index stride)
 }
 inline Rows make_rows(const Matrix& m) { return make_rows(m.data(), m.rows(), m.cols(), m.cols()); }
 
-// What a policy needs to see, or-ed. Keys and values are only converted, attention only computed, when asked for.
-enum class Need : unsigned { nothing = 0, keys = 1, values = 2, queries = 4, attention = 8, scores = 16 };
-constexpr Need operator|(Need a, Need b) { return static_cast<Need>(static_cast<unsigned>(a) | static_cast<unsigned>(b)); }
-constexpr bool asks(Need all, Need one) { return (static_cast<unsigned>(all) & static_cast<unsigned>(one)) != 0; }
+// What a policy needs to see, or-ed. Keys and values are only converted, attention only computed,
+// when asked for.
+enum class Need : unsigned {
+  nothing = 0,
+  keys = 1,
+  values = 2,
+  queries = 4,
+  attention = 8,
+  scores = 16
+};
+constexpr Need operator|(Need a, Need b) {
+  return static_cast<Need>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
+}
+constexpr bool asks(Need all, Need one) {
+  return (static_cast<unsigned>(all) & static_cast<unsigned>(one)) != 0;
+}
 
 struct Head {
   int layer = 0;
-  int head = 0;   // KV head
-  int group = 1;  // query heads that read it
+  int head = 0;    // KV head
+  int group = 1;   // query heads that read it
   Index step = 0;  // the next position of the sequence: seeds noise, gives rows their age
-  // Rows shown: all rows of the head, or for a scorer with Chunks reach the chunk and what is ahead of it. Position order.
+  // Rows shown: all rows of the head, or for a scorer with Chunks reach the chunk and what is ahead
+  // of it. Position order.
   std::span<const Position> positions = {};
   Index first = 0;  // rows [first, last) are judged now; all others stay
   Index last = 0;
-  Rows keys = make_rows(nullptr, 0, 0, 0);       // [rows, head_dim], with Need::keys
-  Rows values = make_rows(nullptr, 0, 0, 0);     // [rows, value_dim], with Need::values
-  Rows queries = make_rows(nullptr, 0, 0, 0);    // [w * group, head_dim], with Need::queries; query-major, then head
-  Rows attention = make_rows(nullptr, 0, 0, 0);  // [w * group, rows], with Need::attention; each row sums to 1
+  Rows keys = make_rows(nullptr, 0, 0, 0);    // [rows, head_dim], with Need::keys
+  Rows values = make_rows(nullptr, 0, 0, 0);  // [rows, value_dim], with Need::values
+  Rows queries = make_rows(nullptr, 0, 0,
+                           0);  // [w * group, head_dim], with Need::queries; query-major, then head
+  Rows attention =
+      make_rows(nullptr, 0, 0, 0);  // [w * group, rows], with Need::attention; each row sums to 1
   std::span<const Position> query_positions = {};  // of the w queries
   std::span<const float> scores = {};              // for a Budgeter with Need::scores
-  std::vector<float>* column_data = nullptr;       // this policy's columns, each with a float per row of the head
-  Index column_offset = 0;                         // the row of the head that is shown first
+  std::vector<float>* column_data =
+      nullptr;              // this policy's columns, each with a float per row of the head
+  Index column_offset = 0;  // the row of the head that is shown first
 
   Index size() const { return static_cast<Index>(positions.size()); }
   // Column c of this policy: one float per row shown, moved along with the row by the library.

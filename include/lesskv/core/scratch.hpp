@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Working memory that is kept by the thread, so that a steady step allocates nothing. It belongs to no cache and is
-// not part of bytes().
+// Working memory that is kept by the thread, so that a steady step allocates nothing. It belongs to
+// no cache and is not part of bytes().
 #pragma once
 
 #include <cstring>

@@ -13,7 +13,8 @@
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
 
-// Scores as ordered integers: larger float, larger integer; NaN below everything, so that it can never win.
+// Scores as ordered integers: larger float, larger integer; NaN below everything, so that it can
+// never win.
 inline std::uint32_t order_key(float x) {
   if (std::isnan(x)) return 0;
   if (x == 0) x = 0;  // -0 and +0 are one score
@@ -21,7 +22,8 @@ inline std::uint32_t order_key(float x) {
   return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
 }
 
-// out[i] = pooled in[i]. Average divides by the full width at the ends too (zero padding, count_include_pad).
+// out[i] = pooled in[i]. Average divides by the full width at the ends too (zero padding,
+// count_include_pad).
 inline void pool(std::span<const float> in, Pooling pooling, std::span<float> out) {
   const Index n = static_cast<Index>(in.size());
   const Index half = pooling.width / 2;
@@ -38,10 +40,11 @@ inline void pool(std::span<const float> in, Pooling pooling, std::span<float> ou
   }
 }
 
-// Appends the rows of the k largest scores of [first, last) to `kept`, ascending. Equal scores: the larger `tie`
-// (the un-pooled score; may be empty), then the later row. `kept` receives row + offset.
-inline void select_largest(std::span<const float> score, std::span<const float> tie, Index first, Index last, Index k,
-                           Index offset, std::vector<std::int32_t>& kept) {
+// Appends the rows of the k largest scores of [first, last) to `kept`, ascending. Equal scores: the
+// larger `tie` (the un-pooled score; may be empty), then the later row. `kept` receives row +
+// offset.
+inline void select_largest(std::span<const float> score, std::span<const float> tie, Index first,
+                           Index last, Index k, Index offset, std::vector<std::int32_t>& kept) {
   const Index n = last - first;
   k = std::clamp<Index>(k, 0, n);
   if (k == 0) return;
@@ -76,7 +79,8 @@ inline void select_largest(std::span<const float> score, std::span<const float> 
   for (Index i = 0; i < n; ++i) {
     const bool tied = e < equal.size() && equal[e] == i;
     e += tied;
-    if (tied || keys[uz(i)] > threshold) kept.push_back(static_cast<std::int32_t>(first + i + offset));
+    if (tied || keys[uz(i)] > threshold)
+      kept.push_back(static_cast<std::int32_t>(first + i + offset));
   }
 }
 

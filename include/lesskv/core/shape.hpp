@@ -24,22 +24,25 @@ struct Shape {
   int value_width() const { return value_dim > 0 ? value_dim : head_dim; }
 };
 
-// Who must keep the same rows: nobody, all heads of a layer, all heads of the model (one slot table for everything).
-// The mean score of those that share decides.
+// Who must keep the same rows: nobody, all heads of a layer, all heads of the model (one slot table
+// for everything). The mean score of those that share decides.
 enum class Shared { head, layer, model };
 
 // How much stays. At most one of fraction, tokens and bytes may be set.
 struct Keep {
-  // Share of all candidates ever seen; pins (sinks, recent rows, what a scorer cannot judge yet) come on top.
-  // A scorer that judges chunk by chunk keeps floor(fraction * chunk) rows of each chunk.
+  // Share of all candidates ever seen; pins (sinks, recent rows, what a scorer cannot judge yet)
+  // come on top. A scorer that judges chunk by chunk keeps floor(fraction * chunk) rows of each
+  // chunk.
   double fraction = 0;
-  Index tokens = 0;       // rows per head, averaged over all heads, pins included; never exceeded after compress()
+  Index tokens =
+      0;  // rows per head, averaged over all heads, pins included; never exceeded after compress()
   std::size_t bytes = 0;  // what bytes() may say after compress(), everything included
   Index sinks = 0;        // the first rows of the sequence: never judged, never dropped
   Index recent = 0;       // the newest rows: likewise
   Shared shared = Shared::head;
-  // New rows before rows are judged again (1: after every token, as most papers do). tokens and bytes are held by
-  // cutting that much lower, so that steady decoding judges once in `every` steps.
+  // New rows before rows are judged again (1: after every token, as most papers do). tokens and
+  // bytes are held by cutting that much lower, so that steady decoding judges once in `every`
+  // steps.
   Index every = 64;
 };
 
@@ -54,7 +57,8 @@ inline void check(const Shape& shape) {
   positive(shape.head_dim, "head_dim");
   if (shape.value_dim < 0) fail("Shape::value_dim is negative");
   if (shape.query_heads % shape.kv_heads != 0)
-    fail("Shape::query_heads (", shape.query_heads, ") is not a multiple of Shape::kv_heads (", shape.kv_heads, ")");
+    fail("Shape::query_heads (", shape.query_heads, ") is not a multiple of Shape::kv_heads (",
+         shape.kv_heads, ")");
   if (shape.group() > 128) fail("Shape: more than 128 query heads per KV head");
   if (shape.dtype != DType::f32 && shape.dtype != DType::f16 && shape.dtype != DType::bf16)
     fail("Shape::dtype is none of f32, f16, bf16");
@@ -71,10 +75,13 @@ inline void check(const Keep& keep, bool judge_once) {
   if (limits > 1) fail("Keep: set tokens or bytes, not both");
   if (judge_once) {
     if (keep.fraction <= 0)
-      fail("Keep::fraction must be set: this scorer judges every chunk once and keeps that share of it");
+      fail(
+          "Keep::fraction must be set: this scorer judges every chunk once and keeps that share of "
+          "it");
   } else {
     if (limits + (keep.fraction > 0) > 1) fail("Keep: set one of fraction, tokens and bytes");
-    if (limits + (keep.fraction > 0) == 0) fail("Keep: set fraction, tokens or bytes; nothing says how much to keep");
+    if (limits + (keep.fraction > 0) == 0)
+      fail("Keep: set fraction, tokens or bytes; nothing says how much to keep");
   }
   if (keep.tokens > 0 && keep.tokens < keep.sinks + keep.recent)
     fail("Keep::tokens is below sinks + recent: an impossible budget");

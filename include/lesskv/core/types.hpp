@@ -13,12 +13,14 @@ LESSKV_BEGIN_NAMESPACE
 // A row: a place in the storage of one head. Signed, so that differences are safe.
 using Index = std::ptrdiff_t;
 
-// A place in the sequence. Does not convert to a row: after compression row 10 may hold position 4000.
+// A place in the sequence. Does not convert to a row: after compression row 10 may hold position
+// 4000.
 enum class Position : std::int64_t {};
 
 constexpr std::int64_t to_int(Position p) { return static_cast<std::int64_t>(p); }
 
-// The type in which keys and values are stored or handed in. A run-time tag: nothing is a template over it.
+// The type in which keys and values are stored or handed in. A run-time tag: nothing is a template
+// over it.
 enum class DType : std::uint8_t { f32, f16, bf16 };
 
 // IEEE 754 binary16 and bfloat16, as bits.
@@ -35,7 +37,8 @@ constexpr const char* name_of(DType type) {
   return type == DType::f32 ? "f32" : type == DType::f16 ? "f16" : "bf16";
 }
 
-// The largest finite magnitude that survives rounding to the type; larger inputs would become infinite.
+// The largest finite magnitude that survives rounding to the type; larger inputs would become
+// infinite.
 constexpr float largest(DType type) {
   return type == DType::f32 ? 0x1.fffffep127f : type == DType::f16 ? 65519.996f : 0x1.fefffep127f;
 }
@@ -72,7 +75,8 @@ constexpr f16 to_f16(float x) {
 
 constexpr bf16 to_bf16(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return bf16{static_cast<std::uint16_t>((bits >> 16) | 0x40u)};
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return bf16{static_cast<std::uint16_t>((bits >> 16) | 0x40u)};
   return bf16{static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 

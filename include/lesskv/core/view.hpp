@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// View: the engine's keys, values or queries of one layer, borrowed. Nothing is copied to describe them.
+// View: the engine's keys, values or queries of one layer, borrowed. Nothing is copied to describe
+// them.
 #pragma once
 
 #include <cmath>
@@ -13,10 +14,11 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-// Element (token t, head h, channel c) is number row(t) * token_stride + h * head_stride + c * channel_stride, counted
-// in elements of `dtype`; row(t) is t, or rows[t] when a slot table is given (pages, cells). A channel_stride other
-// than 1 is a transposed tensor: V stored as [channel][token] has channel_stride = tokens and token_stride = 1.
-// `read`, when set, replaces the arithmetic: it writes the channels of one row as f32 (block-quantised caches).
+// Element (token t, head h, channel c) is number row(t) * token_stride + h * head_stride + c *
+// channel_stride, counted in elements of `dtype`; row(t) is t, or rows[t] when a slot table is
+// given (pages, cells). A channel_stride other than 1 is a transposed tensor: V stored as
+// [channel][token] has channel_stride = tokens and token_stride = 1. `read`, when set, replaces the
+// arithmetic: it writes the channels of one row as f32 (block-quantised caches).
 struct View {
   const void* data = nullptr;
   DType dtype = DType::f32;
@@ -39,7 +41,8 @@ struct View {
   static View packed(const float* data, Index tokens, int heads, int width) {
     return packed(data, DType::f32, tokens, heads, width);
   }
-  // [head][token][channel], contiguous; `capacity` tokens are allocated per head (0: exactly `tokens`).
+  // [head][token][channel], contiguous; `capacity` tokens are allocated per head (0: exactly
+  // `tokens`).
   static View by_head(const void* data, DType dtype, Index tokens, int width, Index capacity = 0) {
     return {.data = data,
             .dtype = dtype,
@@ -48,7 +51,8 @@ struct View {
             .head_stride = (capacity > 0 ? capacity : tokens) * width};
   }
 
-  // The same tensor from token `first` on, `count` tokens. Needs no slot table entry outside that range.
+  // The same tensor from token `first` on, `count` tokens. Needs no slot table entry outside that
+  // range.
   View tokens_from(Index first, Index count) const {
     View part = *this;
     part.tokens = count;
@@ -67,7 +71,8 @@ inline void check(const View& view, const char* name) {
   if (view.tokens < 0) fail(name, ": negative number of tokens");
   if (view.tokens > 0 && !view.data && !view.read) fail(name, ": data is null");
   if (!view.rows.empty() && static_cast<Index>(view.rows.size()) < view.tokens)
-    fail(name, ": the slot table `rows` has ", view.rows.size(), " entries for ", view.tokens, " tokens");
+    fail(name, ": the slot table `rows` has ", view.rows.size(), " entries for ", view.tokens,
+         " tokens");
   if (view.dtype != DType::f32 && view.dtype != DType::f16 && view.dtype != DType::bf16)
     fail(name, ": dtype is none of f32, f16, bf16");
 }
@@ -83,9 +88,12 @@ inline void read_row(const View& view, Index token, int head, int width, float* 
   const auto gather = [&]<class T>(const T* x) {
     for (int c = 0; c < width; ++c) out[c] = to_float(x[c * step]);
   };
-  if (view.dtype == DType::f32) gather(reinterpret_cast<const float*>(data));
-  else if (view.dtype == DType::f16) gather(reinterpret_cast<const f16*>(data));
-  else gather(reinterpret_cast<const bf16*>(data));
+  if (view.dtype == DType::f32)
+    gather(reinterpret_cast<const float*>(data));
+  else if (view.dtype == DType::f16)
+    gather(reinterpret_cast<const f16*>(data));
+  else
+    gather(reinterpret_cast<const bf16*>(data));
 }
 
 // All rows of all heads as f32, [token][head][width], in `scratch`.
@@ -96,11 +104,13 @@ inline const float* read_all(const View& view, int heads, int width, Floats& scr
   return out;
 }
 
-// True if every number is finite and fits the storage type. Integer compare, so that it vectorises and catches NaN.
+// True if every number is finite and fits the storage type. Integer compare, so that it vectorises
+// and catches NaN.
 inline bool fits(const float* x, Index n, DType type) {
   const std::uint32_t limit = std::bit_cast<std::uint32_t>(largest(type));
   std::uint32_t over = 0;
-  for (Index i = 0; i < n; ++i) over |= static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu) > limit);
+  for (Index i = 0; i < n; ++i)
+    over |= static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu) > limit);
   return over == 0;
 }
 }  // namespace detail

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Water-filling: one budget, divided in proportion to real-valued quotas, within a floor and a cap per head, to the
-// exact total. The only place where rows are rounded.
+// Water-filling: one budget, divided in proportion to real-valued quotas, within a floor and a cap
+// per head, to the exact total. The only place where rows are rounded.
 #pragma once
 
 #include <algorithm>
@@ -14,10 +14,11 @@
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
 
-// out[i] = clamp(level * weight[i], floor[i], cap[i]), rounded by largest remainder (ties: the earlier head) so that
-// the sum is `total`, or the nearest reachable value when floors or caps forbid it.
-inline void water_fill(std::span<const double> weight, std::span<const Index> floor, std::span<const Index> cap,
-                       Index total, std::span<Index> out) {
+// out[i] = clamp(level * weight[i], floor[i], cap[i]), rounded by largest remainder (ties: the
+// earlier head) so that the sum is `total`, or the nearest reachable value when floors or caps
+// forbid it.
+inline void water_fill(std::span<const double> weight, std::span<const Index> floor,
+                       std::span<const Index> cap, Index total, std::span<Index> out) {
   const std::size_t n = weight.size();
   total = std::clamp(total, std::accumulate(floor.begin(), floor.end(), Index{0}),
                      std::accumulate(cap.begin(), cap.end(), Index{0}));
@@ -45,7 +46,8 @@ inline void water_fill(std::span<const double> weight, std::span<const Index> fl
   }
   std::vector<std::size_t> order(n);
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return rest[a] > rest[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return rest[a] > rest[b]; });
   for (bool moved = true; given < total && moved;) {
     moved = false;
     for (const std::size_t i : order)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The hot loops, chosen at run time by what the CPU has. One body (body.inc) in GCC/clang vector extensions is
-// compiled once per instruction set under a target pragma, so that plain -O2 gives full speed; cpuid picks a table once.
-// Kernels check nothing: the library does, before it calls them.
+// The hot loops, chosen at run time by what the CPU has. One body (body.inc) in GCC/clang vector
+// extensions is compiled once per instruction set under a target pragma, so that plain -O2 gives
+// full speed; cpuid picks a table once. Kernels check nothing: the library does, before it calls
+// them.
 #pragma once
 
 #include <cstdlib>
@@ -18,18 +19,20 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-// Storage of up to 64 rows of one KV head. Keys: tokens in lanes, tiles of 16 rows, key (row r, channel c) at
-// keys[(r / 16) * key_dim * 16 + c * 16 + r % 16]. Values: token-major, values[r * value_dim + c]. Keys are 64-byte
-// aligned. Rows of the last tile that are not there must hold finite numbers; their keys are read, their values are not.
+// Storage of up to 64 rows of one KV head. Keys: tokens in lanes, tiles of 16 rows, key (row r,
+// channel c) at keys[(r / 16) * key_dim * 16 + c * 16 + r % 16]. Values: token-major, values[r *
+// value_dim + c]. Keys are 64-byte aligned. Rows of the last tile that are not there must hold
+// finite numbers; their keys are read, their values are not.
 struct BlockRef {
   const void* keys;
   const void* values;
   Index rows;
 };
 
-// Attention of some query rows over one KV head, as a partial softmax: max, den and num go in and out, so that several
-// calls (tail and blocks, or parts of a cache) add up. The caller starts with max = -inf, den = 0, num = 0 and divides
-// num by den at the end; a query row that sees nothing keeps these.
+// Attention of some query rows over one KV head, as a partial softmax: max, den and num go in and
+// out, so that several calls (tail and blocks, or parts of a cache) add up. The caller starts with
+// max = -inf, den = 0, num = 0 and divides num by den at the end; a query row that sees nothing
+// keeps these.
 struct AttendTask {
   const BlockRef* blocks;
   Index block_count;
@@ -40,7 +43,8 @@ struct AttendTask {
   const Index* visible;  // query row i sees the first visible[i] rows of the head; null: all rows
   float scale;           // logit = scale * q.k,
   float softcap;         // then softcap * tanh(logit / softcap) if softcap > 0,
-  const float* bias;     // then + bias[i * bias_stride + row], unless null; may be -inf, which hides the row
+  const float*
+      bias;  // then + bias[i * bias_stride + row], unless null; may be -inf, which hides the row
   Index bias_stride;
   float* max;        // [query_rows]
   float* den;        // [query_rows]
@@ -52,23 +56,28 @@ struct KernelTable {
   const char* name;
   int lanes;  // floats per vector
   void (*attend)(const AttendTask&);
-  // The logits alone, [query_rows][out_stride], all rows of the head; `visible`, max, den, num and values are not read.
+  // The logits alone, [query_rows][out_stride], all rows of the head; `visible`, max, den, num and
+  // values are not read.
   void (*logits)(const AttendTask&, float* out, Index out_stride);
-  // In place, `count` rows of n: row i becomes the softmax over its first visible[i] numbers (null: n) and 0 after. A
-  // row that sees nothing but -inf becomes 0.
+  // In place, `count` rows of n: row i becomes the softmax over its first visible[i] numbers (null:
+  // n) and 0 after. A row that sees nothing but -inf becomes 0.
   void (*softmax_rows)(float* rows, Index count, Index stride, const Index* visible, Index n);
   // f32 rows into and out of the key layout of a block, rows [row, row + n).
-  void (*pack_keys)(DType, void* block_keys, int dim, Index row, const float* src, Index src_stride, Index n);
-  void (*unpack_keys)(DType, const void* block_keys, int dim, Index row, Index n, float* dst, Index dst_stride);
-  // n contiguous numbers. Rounds to nearest, ties to even; NaN stays NaN; too large becomes infinite.
+  void (*pack_keys)(DType, void* block_keys, int dim, Index row, const float* src, Index src_stride,
+                    Index n);
+  void (*unpack_keys)(DType, const void* block_keys, int dim, Index row, Index n, float* dst,
+                      Index dst_stride);
+  // n contiguous numbers. Rounds to nearest, ties to even; NaN stays NaN; too large becomes
+  // infinite.
   void (*to_f32)(DType, const void* src, float* dst, Index n);
   void (*from_f32)(DType, const float* src, void* dst, Index n);
 };
 
 namespace detail {
-inline constexpr Index kernel_block = 64;    // rows of a block
-inline constexpr Index kernel_tile = 16;     // rows whose keys lie side by side
-inline constexpr Index few_query_rows = 8;   // up to here a pass is bound by memory and converts in registers
+inline constexpr Index kernel_block = 64;  // rows of a block
+inline constexpr Index kernel_tile = 16;   // rows whose keys lie side by side
+inline constexpr Index few_query_rows =
+    8;  // up to here a pass is bound by memory and converts in registers
 inline constexpr Index many_query_tile = 6;  // query rows of the register tile above that
 }  // namespace detail
 
@@ -76,9 +85,11 @@ inline constexpr Index many_query_tile = 6;  // query rows of the register tile 
 inline Index attend_workspace(const AttendTask& task) {
   using namespace detail;
   const Index value_pad = round_up(task.value_dim, kernel_tile);
-  // den by lanes; logits of a tile; keys and values of a block as f32; one row for what no query row needs.
-  return round_up(task.query_rows, many_query_tile) * kernel_tile + (few_query_rows + 1) * kernel_block +
-         kernel_block * (task.key_dim + value_pad) + value_pad;
+  // den by lanes; logits of a tile; keys and values of a block as f32; one row for what no query
+  // row needs.
+  return round_up(task.query_rows, many_query_tile) * kernel_tile +
+         (few_query_rows + 1) * kernel_block + kernel_block * (task.key_dim + value_pad) +
+         value_pad;
 }
 
 LESSKV_END_NAMESPACE
@@ -118,8 +129,9 @@ LESSKV_END_NAMESPACE
 #endif
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))), \
+    apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
@@ -164,7 +176,8 @@ inline std::span<const KernelTable* const> kernel_tables() {
   return {list.tables, list.count};
 }
 
-// The best table, chosen at the first call. The environment variable LESSKV_ISA (base, avx2, avx512) caps the choice.
+// The best table, chosen at the first call. The environment variable LESSKV_ISA (base, avx2,
+// avx512) caps the choice.
 inline const KernelTable& kernels() {
   static const KernelTable& chosen = []() -> const KernelTable& {
     const std::span<const KernelTable* const> tables = kernel_tables();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // KeyDiff: which rows stay, by how much their keys differ from the mean key of the head.
 //
-// Paper:    Park et al., "KeyDiff: Key Similarity-Based KV Cache Eviction for Long-Context LLM Inference in
+// Paper:    Park et al., "KeyDiff: Key Similarity-Based KV Cache Eviction for Long-Context LLM
+// Inference in
 //           Resource-Constrained Environments", arXiv 2504.15364, section 3; kvpress KeyDiffPress.
 // Formula:  score = -cos(k, mean of the L2-normalised keys), over all rows held, pins included.
 // Needs:    keys. Cost: two passes over the keys. Defaults: no pins (kvpress has none).
@@ -28,7 +29,8 @@ struct KeyDiff {
       const float norm = head.keys.row(r).norm();
       if (norm > 0) anchor += (head.keys.row(r) / norm).cast<double>();
     }
-    const Eigen::RowVectorXf mean = (anchor / double(std::max<Index>(1, head.size()))).cast<float>();
+    const Eigen::RowVectorXf mean =
+        (anchor / double(std::max<Index>(1, head.size()))).cast<float>();
     const float length = mean.norm();
     for (Index r = head.first; r < head.last; ++r) {
       const float product = head.keys.row(r).norm() * length;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Random: which rows stay, by lot. The baseline that every method has to beat.
 //
-// Formula:  a hash of (seed, layer, head, position), counter-based: no state, the same whatever the thread, the split of
-//           the input or the standard library. A row keeps its number, so judging again does not reshuffle.
+// Formula:  a hash of (seed, layer, head, position), counter-based: no state, the same whatever the
+// thread, the split of
+//           the input or the standard library. A row keeps its number, so judging again does not
+//           reshuffle.
 // Needs:    nothing. Cost: one hash a row. Defaults: seed 0; no pins.
 #pragma once
 
@@ -29,7 +31,8 @@ struct Random {
     stream = mix(stream ^ static_cast<std::uint64_t>(head.layer));
     stream = mix(stream ^ static_cast<std::uint64_t>(head.head));
     for (Index r = head.first; r < head.last; ++r) {
-      const std::uint64_t h = mix(stream ^ static_cast<std::uint64_t>(to_int(head.positions[detail::uz(r)])));
+      const std::uint64_t h =
+          mix(stream ^ static_cast<std::uint64_t>(to_int(head.positions[detail::uz(r)])));
       out[detail::uz(r)] = static_cast<float>(h >> 40);  // 24 bits: exact in f32
     }
   }
