@@ -11,7 +11,7 @@ packages_of() {
     build) echo "g++ cmake ninja-build libeigen3-dev" ;;
     clang) echo "clang libclang-rt-dev?" ;;
     tests) echo "libgtest-dev libgmock-dev pkg-config" ;;
-    examples) echo "libcli11-dev nlohmann-json3-dev libpcre2-dev ca-certificates python3 python3-pip python3-venv" ;;
+    examples) echo "libcli11-dev nlohmann-json3-dev libpcre2-dev ca-certificates python3 python3-pip python3-tqdm python3-venv" ;;
     bench) echo "libbenchmark-dev" ;;
     arm) echo "g++-aarch64-linux-gnu qemu-user-static googletest" ;;
     *) echo "install_packages.sh: unknown group '$1'" >&2; exit 2 ;;
@@ -48,14 +48,26 @@ if [ "$(id -u)" != 0 ]; then
   as_root="sudo"
 fi
 
+here=$(cd "$(dirname "$0")" && pwd)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+# env: sudo does not pass variables on. No recommended packages: they are documentation and desktop parts.
+apt_install() {
+  # sudo closes the descriptor that a progress bar needs.
+  if [ -z "$as_root" ] && [ -t 2 ] && python3 -c "import tqdm" 2>/dev/null; then
+    DEBIAN_FRONTEND=noninteractive python3 "$here/progress.py" --apt "Installing packages" \
+      apt-get install -y --no-install-recommends "$@" 2>&1 >"$log"
+  else
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >"$log" 2>&1
+  fi
+}
 install() {
   find_missing
   echo "Installing with apt${as_root:+ (sudo)}:$missing"
-  # env: sudo does not pass variables on. No recommended packages: they are documentation and desktop parts.
-  # shellcheck disable=SC2086  # lists of words
-  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >"$log" 2>&1
+  # What draws the progress bar comes first.
+  case $missing in *python3-tqdm*) apt_install python3-tqdm || return 1 ;; esac
+  # shellcheck disable=SC2086  # a list of words
+  apt_install $missing
 }
 # The package lists of a fresh machine are empty, those of an old one may be out of date.
 if ! install; then

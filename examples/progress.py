@@ -85,6 +85,9 @@ def draw(steps):
                 stage.close()
             stage = Stage(name, total)
         stage.set(done, total)
+        if done >= total:  # now, not when the next stage starts: the command may print in between
+            stage.close()
+            stage = None
     if stage:
         stage.close()
 

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# What does compressing the KV cache of a real model cost, and what does it save? From nothing: installs what is missing,
+# builds, gets a small model and real text, and prints one table, a row for each policy and compression.
+#
+#   examples/run.sh [--quick] [--model FILE.gguf] [--text FILE]... [--context N] [--score N] [--policy SPEC|list]...
+#                   [--compression X]... [--passkey N] [--threads N] [--seed N] [--json FILE]
+#
+#   --quick          one document of 2048 tokens instead of three of 4096
+#   --model FILE     any Llama-architecture GGUF (F32, F16, BF16, Q8_0, Q4_0, Q4_1); default: SmolLM2-135M-Instruct
+#   --text FILE      UTF-8 text, or token ids (.i32: int32, little-endian); default: prose, old prose and code from Debian
+#   --context N      tokens that are compressed                                                    (4096)
+#   --score N        tokens behind them that are compared with the exact cache                     (256)
+#   --policy SPEC    e.g. 'keep(fraction=0.25,sinks=16)+lagkv(lag=128)'; with an amount it runs once, without one at
+#                    every compression; 'list' prints all names, parameters and published pins
+#   --compression X  bytes of the exact f16 cache / bytes held                                     (2 4 8)
+#   --passkey N      texts with five pass keys each                                                (4)
+#   --threads N      policies that run at the same time                                            (all cores)
+#   --seed N         of the pass keys and of the random baseline                                   (1)
+#   --json FILE      writes the rows there too
+#
+# LESSKV_BUILD_DIR: where to build (build/run). LESSKV_CACHE: where model and texts are kept (~/.cache/lesskv).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+build=${LESSKV_BUILD_DIR:-$root/build/run}
+cache=${LESSKV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LESSKV_CACHE}/.cache}/lesskv}
+
+# Only what changes what is fetched is looked at here; the program checks all of it.
+quick=false list=false model="" texts=false context=false
+arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '3,24s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --quick) quick=true; shift; continue ;;
+    --model=*) model=${1#*=}; shift; continue ;;
+    --model) model=${2:?--model needs a file}; shift 2; continue ;;
+    --text | --text=*) texts=true ;;
+    --context | --context=*) context=true ;;
+    --policy=list) list=true ;;
+    --policy) [ "${2:-}" != list ] || list=true ;;
+  esac
+  arguments+=("$1")
+  shift
+done
+[ -z "$model" ] || [ -f "$model" ] || { echo "run.sh: --model $model: there is no such file" >&2; exit 1; }
+
+"$here/install_packages.sh" build examples
+progress() { python3 "$here/progress.py" "$@"; }
+
+mkdir -p "$build"
+if ! cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DLESSKV_BUILD_EXAMPLES=ON -DLESSKV_BUILD_TESTS=OFF \
+    >"$build/configure.log" 2>&1; then
+  cat "$build/configure.log" >&2
+  exit 1
+fi
+progress --ninja "Building" cmake --build "$build" --target compare
+program=$build/examples/compare/compare
+if $list; then exec "$program" --policy list; fi
+
+if [ -z "$model" ]; then model=$("$here/get_model.sh"); fi
+if ! $texts; then
+  names=(handbook kjv jsonhpp)
+  ! $quick || names=(handbook)
+  progress --fd --progress-fd "$here/get_text.py" "$cache/texts" "${names[@]}"
+  for name in "${names[@]}"; do arguments+=(--text "$cache/texts/$name.txt"); done
+fi
+if $quick && ! $context; then arguments+=(--context 2048); fi
+sum=$(sha256sum "$model")
+progress --fd --progress-fd "$program" --model "$model" --model-sha256 "${sum%% *}" "${arguments[@]}"
