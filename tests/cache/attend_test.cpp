@@ -131,7 +131,6 @@ TEST_F(Options, WrongOptionsNameTheArgument) {
 }
 
 // ---- views
-// ---------------------------------------------------------------------------------------------------------------
 
 TEST(Views, EveryLayoutStoresTheSameRows) {
   const Shape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 6, .dtype = DType::f32};

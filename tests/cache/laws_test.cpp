@@ -298,7 +298,6 @@ TEST(Laws, PositionsMayHaveGapsAndLayersMayDiffer) {
 }
 
 // ---- bad input: an error that names the argument, and the cache as it was
-// ----------------------------------------------------
 
 template <class F>
 std::string message_of(F&& f) {

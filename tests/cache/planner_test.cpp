@@ -186,7 +186,6 @@ TEST(PlanOnly, AViewThatIsTooShortIsNamed) {
 }
 
 // ---- move_rows
-// ---------------------------------------------------------------------------------------------------------------
 
 TEST(MoveRows, InPlaceEqualsACopyForEveryLayout) {
   std::mt19937 random(4);

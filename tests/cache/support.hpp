@@ -128,7 +128,6 @@ inline double relative_error(const Matrix& got, const Matrix& want) {
 }
 
 // ---- small scorers, one per kind of need
-// ---------------------------------------------------------------------------------
 struct SmallKeys {  // keys
   static constexpr Need needs = Need::keys;
   void score(const Head& head, std::span<float> out) const {

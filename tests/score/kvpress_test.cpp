@@ -90,7 +90,6 @@ TEST(StreamingLLM, CountsEqualKvpress) {
 }
 
 // ---- scores
-// -----------------------------------------------------------------------------------------------------------------
 
 TEST(KeyScores, EqualKvpress) {
   for (const auto& [name, layer] :
@@ -192,7 +191,6 @@ TEST(H2O, SumsEqualTheOracleAndKvpress) {
 }
 
 // ---- what a perturbed key does
-// -------------------------------------------------------------------------------------------------
 
 TEST(KeyScores, APerturbedKeyMovesTheSetAsTheOracleSays) {
   Seen seen(15, 0);
@@ -248,7 +246,6 @@ TEST(KeyScores, ZeroKeysAreFinite) {
 }
 
 // ---- Random
-// -----------------------------------------------------------------------------------------------------------------
 
 TEST(Random, IsReproducibleAndUniform) {
   const Shape s{.layers = 2, .query_heads = 2, .kv_heads = 2, .head_dim = 4};

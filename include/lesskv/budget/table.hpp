@@ -2,7 +2,9 @@
 // TableBudget: where the budget goes, by a table of shares, for example from a calibration run.
 //
 // Formula:  the quota of a head is multiplied by its share; the library scales the quotas to the
-// exact total. Needs:    nothing. Cost: none.
+//           exact total.
+// Needs:    nothing.
+// Cost:     none.
 #pragma once
 
 #include <cmath>

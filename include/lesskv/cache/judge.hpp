@@ -90,7 +90,6 @@ class Judgement {
   }
 
   // ---- all rows each time (reach Window)
-  // -----------------------------------------------------------------------------
 
   template <std::size_t I, class P>
   void judge_all(const P& scorer) {
@@ -151,7 +150,6 @@ class Judgement {
   }
 
   // ---- chunk by chunk, each row once (reach Chunks)
-  // ------------------------------------------------------------------
 
   template <std::size_t I, class P>
   void judge_chunks(const P& scorer) {
@@ -240,7 +238,6 @@ class Judgement {
   }
 
   // ---- limits
-  // ----------------------------------------------------------------------------------------------------------
 
   // Rows that may stay in all heads together under tokens or bytes; all of them if the limit is not
   // reached.
@@ -281,7 +278,6 @@ class Judgement {
   }
 
   // ---- scores
-  // ----------------------------------------------------------------------------------------------------------
 
   template <class P>
   void demand(const P& policy) const {
@@ -369,7 +365,6 @@ class Judgement {
   }
 
   // ---- budgets
-  // ---------------------------------------------------------------------------------------------------------
 
   // Every Budgeter rewrites the quotas: those that see the whole model first, then in the order
   // they were named.

@@ -218,7 +218,6 @@ class Planner {
   }
 
   // ---- for KVCache
-  // -----------------------------------------------------------------------------------------------------
   void check_layer(int layer) const {
     if (layer < 0 || layer >= books_.shape.layers)
       fail("layer: ", layer, " is not in [0, ", books_.shape.layers, ")");

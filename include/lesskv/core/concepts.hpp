@@ -16,7 +16,6 @@
 LESSKV_BEGIN_NAMESPACE
 
 // ---- what a policy may declare; all of it is optional
-// --------------------------------------------------------------
 
 // Reach of a scorer. Chunks: a row is judged once, `size` rows at a time with `ahead` later rows in
 // view, and then never again; streaming equals one-shot for any split of the input. Window: all
@@ -92,7 +91,7 @@ constexpr int columns_of(const P& policy) {
     return 0;
 }
 
-// How many of the newest queries score() wants attention of: `Index window() const`. 0: none.
+// How many of the newest queries score() wants attention of: `Index window_size() const`. 0: none.
 template <class P>
 Index window_of(const P& policy) {
   if constexpr (requires {
@@ -166,7 +165,6 @@ detail::Reach reach_of(const P& policy) {
 }
 
 // ---- the roles
-// -----------------------------------------------------------------------------------------------------
 
 // Which rows stay? A number per row; the library keeps the largest. Writes out[r] for r in
 // [head.first, head.last).
@@ -215,7 +213,6 @@ bool observes(const P& policy) {
 }
 
 // ---- the checks: one sentence each
-// -----------------------------------------------------------------------------------
 namespace detail {
 template <class P>
 inline constexpr bool is_keep = std::same_as<P, Keep>;

@@ -2,17 +2,16 @@
 // H2O: which rows stay, by the attention they were paid by all queries so far (heavy hitters).
 //
 // Paper:    Zhang et al., "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large
-// Language Models",
-//           arXiv 2306.14048, section 4; kvpress ObservedAttentionPress.
+//           Language Models", arXiv 2306.14048, section 4; kvpress ObservedAttentionPress.
 // Formula:  the column sum of the causal attention matrix, mean over the query heads of the KV
-// head. With
-//           age_normalised (kvpress) the sum is divided by the number of queries that could see the
-//           row.
+//           head. With age_normalised (kvpress) the sum is divided by the number of queries that
+//           could see the row.
 // Needs:    every query, or all attention weights; one number per row, moved along with it.
 // Cost:     the attention matrix once more, block by block.
 // Defaults: the plain sum, as published. The paper keeps as many recent rows as heavy hitters:
-// Keep{.recent = ...}. Differs:  after rows left, weights are over the rows held (they sum to 1
-// over them), as in the released code.
+//           Keep{.recent = ...}.
+// Differs:  after rows left, weights are over the rows held (they sum to 1 over them), as in the
+//           released code.
 #pragma once
 
 #include <string_view>

@@ -2,12 +2,13 @@
 // KeyNorm: which rows stay, by the length of their keys: short keys attract attention.
 //
 // Paper:    Devoto et al., "A Simple and Effective L2 Norm-Based Strategy for KV Cache
-// Compression", arXiv 2406.11430;
-//           kvpress KnormPress.
+//           Compression", arXiv 2406.11430; kvpress KnormPress.
 // Formula:  score = -||k||.
-// Needs:    keys. Cost: one pass over the keys. Defaults: no pins (kvpress has none); the paper
-// skips layers 0 and 1. Differs:  the norm is summed in f32 from the stored keys (kvpress: in the
-// type of the cache before 0.5.5).
+// Needs:    keys.
+// Cost:     one pass over the keys.
+// Defaults: no pins (kvpress has none); the paper skips layers 0 and 1.
+// Differs:  the norm is summed in f32 from the stored keys (kvpress: in the type of the cache
+//           before 0.5.5).
 #pragma once
 
 #include <string_view>

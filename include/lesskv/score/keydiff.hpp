@@ -2,10 +2,12 @@
 // KeyDiff: which rows stay, by how much their keys differ from the mean key of the head.
 //
 // Paper:    Park et al., "KeyDiff: Key Similarity-Based KV Cache Eviction for Long-Context LLM
-// Inference in
-//           Resource-Constrained Environments", arXiv 2504.15364, section 3; kvpress KeyDiffPress.
+//           Inference in Resource-Constrained Environments", arXiv 2504.15364, section 3; kvpress
+//           KeyDiffPress.
 // Formula:  score = -cos(k, mean of the L2-normalised keys), over all rows held, pins included.
-// Needs:    keys. Cost: two passes over the keys. Defaults: no pins (kvpress has none).
+// Needs:    keys.
+// Cost:     two passes over the keys.
+// Defaults: no pins (kvpress has none).
 // Differs:  a key of zero length has cosine 0 (kvpress: the same, by its epsilon).
 #pragma once
 

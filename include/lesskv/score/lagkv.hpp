@@ -2,23 +2,20 @@
 // LagKV: which rows stay, by comparing each chunk with the chunk that follows it.
 //
 // Paper:    Liang et al., "LagKV: Lag-Relative Information of the KV Cache Tells Which Tokens Are
-// Important",
-//           arXiv 2504.04704, Eqs. 5-10; official code lag_kv.py
+//           Important", arXiv 2504.04704, Eqs. 5-10; official code lag_kv.py
 //           (AI-Lab-China-Merchants-Bank/LagKV).
 // Formula:  min and max of every channel over the next chunk; z = (x - min) / (max - min); a
-// token's score is the
-//           standard deviation of z over its channels (divisor: channels - 1), soft-maxed over the
-//           chunk; the score of keys plus value_weight times the score of values.
+//           token's score is the standard deviation of z over its channels (divisor: channels - 1),
+//           soft-maxed over the chunk; the score of keys plus value_weight times the score of
+//           values.
 // Needs:    keys (after RoPE) and values; no queries, no attention.
 // Cost:     two passes over keys and values of a chunk, linear in the length.
 // Defaults: lag 128 as in the paper's RULER runs (kvpress's default too; the official class has
-// 1024), value weight 1;
-//           16 sinks as in the official class (kvpress: 4). How much stays is Keep's: the paper's S
-//           and r.
+//           1024), value weight 1; 16 sinks as in the official class (kvpress: 4). How much stays
+//           is Keep's: the paper's S and r.
 // Differs:  a channel that is constant in the next chunk says nothing and is left out (the official
-// code gives NaN for
-//           the whole chunk); scores are f32 whatever the cache stores; survivors stay in position
-//           order.
+//           code gives NaN for the whole chunk); scores are f32 whatever the cache stores;
+//           survivors stay in position order.
 #pragma once
 
 #include <cmath>

@@ -2,10 +2,11 @@
 // Random: which rows stay, by lot. The baseline that every method has to beat.
 //
 // Formula:  a hash of (seed, layer, head, position), counter-based: no state, the same whatever the
-// thread, the split of
-//           the input or the standard library. A row keeps its number, so judging again does not
-//           reshuffle.
-// Needs:    nothing. Cost: one hash a row. Defaults: seed 0; no pins.
+//           thread, the split of the input or the standard library. A row keeps its number, so
+//           judging again does not reshuffle.
+// Needs:    nothing.
+// Cost:     one hash a row.
+// Defaults: seed 0; no pins.
 #pragma once
 
 #include <string_view>

@@ -2,16 +2,17 @@
 // SnapKV: which rows stay, by the attention that the newest queries pay them.
 //
 // Paper:    Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv
-// 2404.14469, section 4;
-//           kvpress SnapKVPress.
+//           2404.14469, section 4; kvpress SnapKVPress.
 // Formula:  attention of the last `window` queries, averaged over the queries and over the query
-// heads of the KV head,
-//           average-pooled over `pool` neighbouring rows; the window itself stays.
+//           heads of the KV head, average-pooled over `pool` neighbouring rows; the window itself
+//           stays.
 // Needs:    the newest queries, or their attention weights. Call compress() once after the last
-// part of a prompt. Cost:     window x rows logits per query head, at each judgement. Defaults:
-// window 64, average pooling over 5, as in kvpress (the paper's code: 32 and max pooling over 7 or
-// average 5). Differs:  the window is a pin, not a score; one kept set per KV head, as in kvpress
-// (the paper's code: per query head).
+//           part of a prompt.
+// Cost:     window x rows logits per query head, at each judgement.
+// Defaults: window 64, average pooling over 5, as in kvpress (the paper's code: 32 and max pooling
+//           over 7 or average 5).
+// Differs:  the window is a pin, not a score; one kept set per KV head, as in kvpress (the paper's
+//           code: per query head).
 #pragma once
 
 #include <string_view>

@@ -2,9 +2,13 @@
 // StreamingLLM: which rows stay, by age: the first few (attention sinks) and the newest.
 //
 // Paper:    Xiao et al., "Efficient Streaming Language Models with Attention Sinks", arXiv
-// 2309.17453, section 3.2. Formula:  score = position; the sinks are Keep's. Needs:    nothing.
-// Cost: none. Defaults: 4 sinks, as in the paper and kvpress. Differs:  positions stay the original
-// ones (kvpress does the same); the paper assigns positions inside the cache.
+//           2309.17453, section 3.2.
+// Formula:  score = position; the sinks are Keep's.
+// Needs:    nothing.
+// Cost:     none.
+// Defaults: 4 sinks, as in the paper and kvpress.
+// Differs:  positions stay the original ones (kvpress does the same); the paper assigns positions
+//           inside the cache.
 #pragma once
 
 #include <string_view>

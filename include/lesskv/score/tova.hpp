@@ -3,12 +3,12 @@
 // layer.
 //
 // Paper:    Oren et al., "Transformers are Multi-State RNNs", arXiv 2401.06104, section 3.2;
-// kvpress TOVAPress. Formula:  softmax attention of the last query, mean over the query heads of
-// the layer; all KV heads of a layer keep
-//           the same rows; the last row stays.
-// Needs:    the newest query, or its attention weights. Cost: one row of logits per query head, at
-// each judgement. Defaults: none to set. Faithful decoding judges after every token: Keep{.every =
-// 1}.
+//           kvpress TOVAPress.
+// Formula:  softmax attention of the last query, mean over the query heads of the layer; all KV
+//           heads of a layer keep the same rows; the last row stays.
+// Needs:    the newest query, or its attention weights.
+// Cost:     one row of logits per query head, at each judgement.
+// Defaults: none to set. Faithful decoding judges after every token: Keep{.every = 1}.
 #pragma once
 
 #include <string_view>
