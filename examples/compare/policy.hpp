@@ -21,7 +21,10 @@ struct Policy {
   // Throws lesskv::Error naming the place in the text.
   explicit Policy(std::string written) : text(std::move(written)), spec(lesskv::parse_spec(text)) {}
 
-  bool is_exact() const { return spec.exact && spec.methods.empty(); }
+  // All rows, as the reference stores them.
+  bool is_exact() const {
+    return spec.exact && spec.methods.empty() && spec.dtype.value_or(DType::f16) == DType::f16;
+  }
   // It names its amount, so it runs once.
   bool has_amount() const { return spec.has_amount(); }
   // What is solved for: the fraction, unless the spec has one or needs none.

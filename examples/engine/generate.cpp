@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Text generation with a compressed cache:
-//   generate --model FILE.gguf --chat --prompt "Why is the sky blue?" --policy
-//   "keep(tokens=256)+streaming"
+//   generate --chat --prompt "Why is the sky blue?" --policy "keep(tokens=256)+streamingllm"
 // and, with --bench, the speed of prefill and decoding at two depths.
 #include <CLI/CLI.hpp>
 #include <chrono>

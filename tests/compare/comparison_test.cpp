@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+#include "compare/comparison.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "support/npy.hpp"
+
+namespace {
+
+using namespace compare;
+
+const char* model_file() { return std::getenv("LESSKV_TEST_MODEL"); }
+
+// The reference document as a file of token ids.
+std::string text_file(const std::string& name, std::size_t tokens, int bad = 0) {
+  const auto ids =
+      support::load_npy<std::int32_t>(std::string(LESSKV_TEST_DATA) + "/model/token_ids.npy");
+  std::vector<std::int32_t> out(
+      ids.data.begin(),
+      ids.data.begin() + static_cast<std::ptrdiff_t>(std::min(tokens, ids.data.size())));
+  if (bad != 0) out[5] = bad;
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("lesskv_" + std::to_string(getpid()) + name))
+          .string();
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(out.data()),
+             static_cast<std::streamsize>(4 * out.size()));
+  return path;
+}
+
+Options options() {
+  Options out;
+  out.model = model_file();
+  out.texts = {text_file("document.i32", 900)};
+  out.policies = {"random", "snapkv", "keep(sinks=16)+lagkv(lag=64)",
+                  "keep(tokens=200,sinks=4)+streamingllm", "store(dtype=bf16)+exact"};
+  out.compressions = {2, 4};
+  out.context = 512;
+  out.score = 24;
+  out.pass_key_contexts = 1;
+  return out;
+}
+
+class ComparisonTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!model_file()) GTEST_SKIP() << "LESSKV_TEST_MODEL names no model";
+  }
+};
+
+const Row& find(const Report& report, const std::string& policy, double target = 0) {
+  for (const Row& row : report.rows)
+    if (row.policy == policy && (target == 0 || row.target == target)) return row;
+  throw std::runtime_error("no row " + policy);
+}
+
+TEST_F(ComparisonTest, RowsSayWhatTheCachesDid) {
+  const Report report = Comparison(options()).run();
+  ASSERT_EQ(report.rows.size(), 1 + 3 * 2 + 2U);
+  EXPECT_GT(report.prefill_ms, 0);
+
+  const Row& exact = report.rows.front();
+  EXPECT_EQ(exact.kind, "exact");
+  EXPECT_EQ(exact.running().divergence.count(), 24);
+  EXPECT_EQ(exact.copies().divergence.count(), 5 * 32);
+  EXPECT_LT(exact.running().divergence.value(), 1e-6);
+  EXPECT_LT(exact.copies().divergence.value(), 1e-6);
+  EXPECT_NEAR(exact.footprint().compression(), 1, 2e-3);  // its books are a little larger
+  // 30 layers, 3 KV heads, K and V of 64 channels in f16, and a little for positions.
+  const double rows_only = 512.0 * 30 * 3 * 2 * 64 * 2;
+  EXPECT_GT(static_cast<double>(exact.footprint().bytes), rows_only);
+  EXPECT_LT(static_cast<double>(exact.footprint().bytes), 1.03 * rows_only);
+
+  for (const double target : {2.0, 4.0})
+    for (const char* policy : {"random", "snapkv"}) {
+      const Row& row = find(report, policy, target);
+      ASSERT_TRUE(row.measured()) << row.note;
+      EXPECT_NE(row.mark(), '+');
+      EXPECT_GT(row.footprint().compression(), target);
+      EXPECT_LT(row.footprint().compression(), 1.35 * target);
+      EXPECT_GT(row.running().divergence.value(), 1e-5);
+      EXPECT_GT(*row.decode_tokens_per_s, 0);
+      EXPECT_EQ(row.keys, exact.keys);
+    }
+  EXPECT_LT(find(report, "snapkv", 2).running().divergence.value(),
+            find(report, "random", 2).running().divergence.value());
+
+  // 16 sinks and at least two lags of 64 stay: 4x of 512 tokens cannot be.
+  const Row& impossible = find(report, "keep(sinks=16)+lagkv(lag=64)", 4);
+  EXPECT_FALSE(impossible.measured());
+  EXPECT_NE(impossible.note.find("cannot get there"), std::string::npos);
+  EXPECT_TRUE(find(report, "keep(sinks=16)+lagkv(lag=64)", 2).measured());
+
+  const Row& given = find(report, "keep(tokens=200,sinks=4)+streamingllm");
+  EXPECT_NEAR(given.footprint().kept_share, 200.0 / 512, 1e-9);
+  EXPECT_NEAR(given.target, 512.0 / 200, 1e-9);
+
+  const Row& other_type = find(report, "store(dtype=bf16)+exact");
+  EXPECT_EQ(other_type.footprint().kept_share, 1);
+  EXPECT_GT(other_type.running().divergence.value(), 1e-7);
+  EXPECT_LT(other_type.running().divergence.value(), 1e-2);
+}
+
+TEST_F(ComparisonTest, ThreadsChangeNoFigure) {
+  Options one = options();
+  one.texts.push_back(text_file("other.i32", 800));
+  Options two = one;
+  two.threads = 2;
+  auto a = Comparison(one).run().json()["rows"], b = Comparison(two).run().json()["rows"];
+  for (auto* rows : {&a, &b})
+    for (auto& row : *rows) {
+      row.erase("compress_ms");
+      row.erase("decode_tokens_per_s");
+    }
+  EXPECT_EQ(a, b);
+}
+
+// Of every wrong input: one sentence that names it.
+std::string error_of(const Options& wrong) {
+  try {
+    Comparison(wrong).run();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST_F(ComparisonTest, WrongInputIsNamed) {
+  Options wrong = options();
+  wrong.texts = {text_file("short.i32", 300)};
+  EXPECT_NE(error_of(wrong).find("short.i32: it has 300 tokens"), std::string::npos)
+      << error_of(wrong);
+  wrong.texts = {text_file("beyond.i32", 900, 1 << 20)};
+  EXPECT_NE(error_of(wrong).find("beyond.i32: token 5 is 1048576"), std::string::npos)
+      << error_of(wrong);
+  wrong.texts = {text_file("negative.i32", 900, -1)};
+  EXPECT_NE(error_of(wrong).find("negative.i32: token 5 is -1"), std::string::npos)
+      << error_of(wrong);
+  wrong = options();
+  std::filesystem::resize_file(wrong.texts[0], 1001);
+  EXPECT_NE(error_of(wrong).find("multiple of 4"), std::string::npos) << error_of(wrong);
+  wrong = options();
+  wrong.texts = {"/nonexistent/text"};
+  EXPECT_NE(error_of(wrong).find("/nonexistent/text: cannot be opened"), std::string::npos)
+      << error_of(wrong);
+  wrong = options();
+  wrong.policies = {"lagkv(lag=0.5)"};
+  EXPECT_NE(error_of(wrong).find("lag"), std::string::npos) << error_of(wrong);
+  wrong.policies = {"nonesuch"};
+  EXPECT_NE(error_of(wrong).find("nonesuch"), std::string::npos) << error_of(wrong);
+  wrong = options();
+  wrong.model = wrong.texts[0];
+  EXPECT_NE(error_of(wrong).find("document.i32"), std::string::npos) << error_of(wrong);
+}
+
+}  // namespace
