@@ -202,7 +202,10 @@ std::string value_text(const T& value) {
     return text;
   } else {
     std::string out;
-    for (const auto& one : value) out += (out.empty() ? "" : ":") + value_text(one);
+    for (const auto& one : value) {
+      if (!out.empty()) out += ':';
+      out += value_text(one);
+    }
     return out.empty() ? "none" : out;
   }
 }
