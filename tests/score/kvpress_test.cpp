@@ -27,7 +27,7 @@ void expect_kept(const std::string& name, Policy policy, int layer, Numbers numb
   const Tensor k("k_" + layer_name(layer)), v("v_" + layer_name(layer));
   KVCache cache(shape(), policy, keep);
   cache.append(0, k.view(), v.view());
-  if constexpr (asks(needs_of(Policy{}), Need::attention)) {
+  if (asks(needs_of(policy), Need::attention)) {
     if (layer == 15) {  // all queries are there; in parts, as a chunked prefill gives them
       const Tensor q("q_l15");
       std::vector<Position> at;

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+// Attention over a cache that lies in DRAM, against what one core can read at most.
+//   attend/<storage>/d<head_dim>/kv<KV heads>/g<group>/n<entries>: one query token. bytes/s counts
+//   keys and values as stored, once; share_of_read divides it by an AVX-512 sum over 1 GiB. Both
+//   are medians of 20 rounds, taken in turn: the sum also evicts the cache before each round.
+//   prefill/...: 512 query tokens; share_of_fma divides by the FMA peak that this run measures.
+// Run it pinned and alone: taskset -c 0 attend_bench
+#include <benchmark/benchmark.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <lesskv/core/scratch.hpp>
+#include <lesskv/kernels/kernels.hpp>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace {
+
+using lesskv::AttendTask;
+using lesskv::BlockRef;
+using lesskv::DType;
+using lesskv::Index;
+using lesskv::detail::AlignedDelete;
+using lesskv::detail::alignment;
+using lesskv::detail::Floats;
+using lesskv::detail::uz;
+
+constexpr Index block_rows = 64;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double median(std::vector<double> x) {
+  std::nth_element(x.begin(), x.begin() + static_cast<Index>(x.size() / 2), x.end());
+  return x[x.size() / 2];
+}
+
+#if defined(__x86_64__)
+typedef long long Lanes __attribute__((vector_size(64)));
+
+__attribute__((target("avx512f"))) long long sum_avx512(const char* p, std::size_t n) {
+  const Lanes* x = reinterpret_cast<const Lanes*>(p);
+  Lanes a{}, b{}, c{}, d{};
+  for (std::size_t i = 0; i < n / sizeof(Lanes); i += 4) {
+    a += x[i];
+    b += x[i + 1];
+    c += x[i + 2];
+    d += x[i + 3];
+  }
+  a += b + c + d;
+  return a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
+}
+
+// Operations per second of 16 independent chains of AVX-512 FMA.
+__attribute__((target("avx512f"))) double fma_peak() {
+  constexpr int turns = 1000000;
+  double best = 1e30;
+  for (int round = 0; round < 10; ++round) {
+    const double start = now();
+    for (int i = 0; i < turns; ++i) {
+#define FMA(n) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #n "\n\t"
+      asm volatile(FMA(0) FMA(1) FMA(2) FMA(3) FMA(4) FMA(5) FMA(6) FMA(7) FMA(8) FMA(9) FMA(10)
+                       FMA(11) FMA(12) FMA(13) FMA(14) FMA(15)::
+                           : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
+                             "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+#undef FMA
+    }
+    best = std::min(best, now() - start);
+  }
+  return 16.0 * 32 * turns / best;
+}
+#endif
+
+long long sum_plain(const char* p, std::size_t n) {
+  long long sum = 0;
+  for (std::size_t i = 0; i < n; i += 8) sum += *reinterpret_cast<const long long*>(p + i);
+  return sum;
+}
+
+// 1 GiB to read; huge pages, where the limit is highest.
+class ReadLimit {
+ public:
+  static constexpr std::size_t bytes = std::size_t{1} << 30;
+  ReadLimit() {
+    constexpr std::size_t page = std::size_t{2} << 20;
+    void* raw =
+        mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (raw == MAP_FAILED) std::abort();
+    data_ =
+        reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(raw) + page - 1) / page * page);
+    madvise(data_, bytes, MADV_HUGEPAGE);
+    std::memset(data_, 1, bytes);
+  }
+  // Bytes per second of one pass; leaves nothing else in the caches.
+  double measure() const {
+    const double start = now();
+#if defined(__x86_64__)
+    benchmark::DoNotOptimize(__builtin_cpu_supports("avx512f") ? sum_avx512(data_, bytes)
+                                                               : sum_plain(data_, bytes));
+#else
+    benchmark::DoNotOptimize(sum_plain(data_, bytes));
+#endif
+    return static_cast<double>(bytes) / (now() - start);
+  }
+
+ private:
+  char* data_ = nullptr;
+};
+
+// The blocks of one layer, allocated as the store does: each block of its own, heads in turn by
+// parts of 512 tokens.
+struct Layer {
+  Layer(DType stored, int width, int heads, Index rows)
+      : type(stored), dim(width), blocks(uz(heads)) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> part(uz(512 * dim));
+    for (float& x : part) x = normal(random);
+    const lesskv::KernelTable& kernel = lesskv::kernels();
+    const Index half = block_rows * dim * size_of(type);
+    for (Index first = 0; first < rows; first += 512)
+      for (auto& head : blocks)
+        for (Index row = first; row < std::min(rows, first + 512); row += block_rows) {
+          char* data = static_cast<char*>(::operator new(uz(2 * half), alignment));
+          memory.emplace_back(data);
+          // Numbers that differ from block to block, cheaply: the same rows from another start.
+          const float* rows_of_block =
+              part.data() + static_cast<Index>(random() % (512 - block_rows)) * dim;
+          kernel.pack_keys(type, data, dim, 0, rows_of_block, dim, block_rows);
+          kernel.from_f32(type, rows_of_block, data + half, block_rows * dim);
+          head.push_back({data, data + half, std::min(block_rows, rows - row)});
+        }
+  }
+  double bytes() const {
+    return static_cast<double>(memory.size()) * 2.0 * block_rows * dim * size_of(type);
+  }
+
+  DType type;
+  int dim;
+  std::vector<std::unique_ptr<char, AlignedDelete>> memory;
+  std::vector<std::vector<BlockRef>> blocks;
+};
+
+// All heads of a layer, `query_rows` each.
+class Attention {
+ public:
+  Attention(const Layer& layer, Index query_rows) : layer_(layer), rows_(query_rows) {
+    std::mt19937 random(2);
+    std::normal_distribution<float> normal;
+    queries_.resize(uz(rows_ * layer.dim));
+    for (float& x : queries_) x = normal(random);
+    max_.resize(uz(rows_));
+    den_.resize(uz(rows_));
+    num_.resize(uz(rows_ * layer.dim));
+    AttendTask task = make();
+    workspace_.reserve(attend_workspace(task));
+  }
+  void run() {
+    for (const std::vector<BlockRef>& head : layer_.blocks) {
+      std::fill(max_.begin(), max_.end(), -std::numeric_limits<float>::infinity());
+      std::fill(den_.begin(), den_.end(), 0.f);
+      std::fill(num_.begin(), num_.end(), 0.f);
+      AttendTask task = make();
+      task.blocks = head.data();
+      task.block_count = static_cast<Index>(head.size());
+      lesskv::kernels().attend(task);
+      benchmark::DoNotOptimize(num_.data());
+      benchmark::ClobberMemory();
+    }
+  }
+
+ private:
+  AttendTask make() {
+    AttendTask task{};
+    task.dtype = layer_.type;
+    task.key_dim = task.value_dim = layer_.dim;
+    task.queries = queries_.data();
+    task.query_rows = rows_;
+    task.scale = 1 / std::sqrt(static_cast<float>(layer_.dim));
+    task.max = max_.data();
+    task.den = den_.data();
+    task.num = num_.data();
+    task.workspace = workspace_.data();
+    return task;
+  }
+
+  const Layer& layer_;
+  Index rows_;
+  std::vector<float> queries_, max_, den_, num_;
+  Floats workspace_;
+};
+
+struct Case {
+  DType type;
+  int dim, heads;
+  Index group, rows;
+  std::string name() const {
+    return std::string(name_of(type)) + "/d" + std::to_string(dim) + "/kv" + std::to_string(heads) +
+           "/g" + std::to_string(group) + "/n" + std::to_string(rows);
+  }
+};
+
+void decode(benchmark::State& state, const Case& c) {
+  static const ReadLimit limit;
+  const Layer layer(c.type, c.dim, c.heads, c.rows);
+  Attention attention(layer, c.group);
+  std::vector<double> seconds, read;
+  for (auto _ : state) {
+    read.push_back(limit.measure());
+    const double start = now();
+    attention.run();
+    seconds.push_back(now() - start);
+    state.SetIterationTime(seconds.back());
+  }
+  const double rate = layer.bytes() / median(seconds);
+  state.counters["bytes/s"] = rate;
+  state.counters["read"] = median(read);
+  state.counters["share_of_read"] = rate / median(read);
+}
+
+void prefill(benchmark::State& state, const Case& c) {
+  constexpr Index tokens = 512;
+  const Layer layer(c.type, c.dim, c.heads, c.rows);
+  Attention attention(layer, tokens * c.group);
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    const double start = now();
+    attention.run();
+    seconds.push_back(now() - start);
+    state.SetIterationTime(seconds.back());
+  }
+  const double operations = 4.0 * static_cast<double>(tokens * c.group * c.rows) * c.dim * c.heads;
+  state.counters["flop/s"] = operations / median(seconds);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f"))
+    state.counters["share_of_fma"] = operations / median(seconds) / fma_peak();
+#endif
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  benchmark::Initialize(&count, arguments);
+  std::vector<Case> cases;
+  for (const DType type : {DType::f16, DType::bf16, DType::f32})
+    for (const int dim : {128, 64})
+      for (const Index group : {1, 3, 4, 8}) cases.push_back({type, dim, 8, group, 32768});
+  cases.push_back({DType::f16, 64, 3, 3, 131072});
+  cases.push_back({DType::f16, 64, 3, 3, 4096});
+  cases.push_back({DType::f16, 128, 8, 4, 4096});
+  for (const Case& c : cases)
+    benchmark::RegisterBenchmark(("attend/" + c.name()).c_str(),
+                                 [c](benchmark::State& state) { decode(state, c); })
+        ->Iterations(20)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+  for (const DType type : {DType::f16, DType::f32})
+    for (const int dim : {64, 128}) {
+      const Case c{type, dim, 1, 3, 4096};
+      benchmark::RegisterBenchmark(("prefill/" + c.name()).c_str(),
+                                   [c](benchmark::State& state) { prefill(state, c); })
+          ->Iterations(9)
+          ->UseManualTime()
+          ->Unit(benchmark::kMillisecond);
+    }
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
