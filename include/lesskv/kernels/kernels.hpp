@@ -5,6 +5,7 @@
 // them.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -27,6 +28,31 @@ struct BlockRef {
   const void* keys;
   const void* values;
   Index rows;
+  bool coded = false;  // what has a code in the task is stored as the code says, not as above
+  const std::uint32_t* positions = nullptr;  // of the rows; only codes that ask for them read it
+};
+
+// How one side, keys or values, of a coded block is read. The functions are of one instruction set;
+// `context` is theirs. Rows of queries come 4 at a time, padded with zeros, 8 at most.
+struct SideCode {
+  const void* context;
+  Index dim;              // channels
+  Index key_workspace;    // floats that prepare() and scores() need beside the queries
+  Index value_workspace;  // floats that values() needs beside acc
+  Index acc_width;  // floats per query row that values() adds up, in the code's own basis; 0: num
+  // Keys, once a call of attend: whatever scores() wants of the queries, to `prepared`.
+  void (*prepare)(const SideCode&, const float* queries, Index query_rows, float* prepared);
+  // out[i * 64 + r] = query i . key r. `ahead` and the bytes behind it are read next.
+  void (*scores)(const SideCode&, const BlockRef&, const float* prepared, Index query_rows,
+                 float* out, const char* ahead, Index ahead_bytes);
+  // acc[i * width + c] += sum of weights[i * 64 + r] * value r.
+  void (*values)(const SideCode&, const BlockRef&, const float* weights, Index query_rows,
+                 float* acc, float* workspace, const char* ahead, Index ahead_bytes);
+  // num[i * dim + c] += acc, out of the code's basis. Null: acc is num.
+  void (*finish)(const SideCode&, const float* acc, Index query_rows, float* num);
+  // Rows [first, first + count) of a block as f32, [count][dim].
+  void (*decode)(const SideCode&, const void* block, const std::uint32_t* positions, Index first,
+                 Index count, float* out);
 };
 
 // Attention of some query rows over one KV head, as a partial softmax: max, den and num go in and
@@ -37,6 +63,8 @@ struct AttendTask {
   const BlockRef* blocks;
   Index block_count;
   DType dtype;
+  const SideCode* key_code;    // of coded blocks; null: their keys too are stored as dtype
+  const SideCode* value_code;  // likewise
   int key_dim, value_dim;
   const float* queries;  // [query_rows][key_dim]
   Index query_rows;
@@ -78,78 +106,47 @@ inline constexpr Index kernel_block = 64;  // rows of a block
 inline constexpr Index kernel_tile = 16;   // rows whose keys lie side by side
 inline constexpr Index few_query_rows =
     8;  // up to here a pass is bound by memory and converts in registers
+inline constexpr Index few_query_tile = 4;   // query rows that share the loads there
 inline constexpr Index many_query_tile = 6;  // query rows of the register tile above that
+
+// Where a kernel keeps what, in floats from the start of the workspace. One layout for all calls.
+struct Workspace {
+  Index den, logits, queries, num, prepared, acc, value_scratch, keys, values, plain, size;
+
+  explicit Workspace(const AttendTask& task) {
+    Index at = 0;
+    const auto take = [&](Index floats) {
+      const Index start = at;
+      at += round_up(floats, kernel_tile);
+      return start;
+    };
+    const Index rows = task.query_rows, value_pad = round_up(task.value_dim, kernel_tile);
+    den = take(round_up(rows, many_query_tile) * kernel_tile);  // by lanes
+    logits = take((few_query_rows + 1) * kernel_block);         // of a tile of query rows
+    // Few rows: padded copies, and what codes want.
+    const Index padded = rows <= few_query_rows ? round_up(rows, few_query_tile) : 0;
+    queries = take(padded * task.key_dim);
+    num = take(std::max(padded * task.value_dim, value_pad));
+    prepared = take(task.key_code ? task.key_code->key_workspace : 0);
+    acc = take(task.value_code ? padded * task.value_code->acc_width : 0);
+    value_scratch = take(task.value_code ? task.value_code->value_workspace : 0);
+    // Many rows: a block, widened, and a coded one before it is laid out.
+    keys = take(kernel_block * task.key_dim);
+    values = take(kernel_block * value_pad);
+    plain = take(kernel_block * std::max(task.key_dim, task.value_dim));
+    size = at;
+  }
+};
 }  // namespace detail
 
 // Floats of workspace that attend and logits need.
-inline Index attend_workspace(const AttendTask& task) {
-  using namespace detail;
-  const Index value_pad = round_up(task.value_dim, kernel_tile);
-  // den by lanes; logits of a tile; keys and values of a block as f32; one row for what no query
-  // row needs.
-  return round_up(task.query_rows, many_query_tile) * kernel_tile +
-         (few_query_rows + 1) * kernel_block + kernel_block * (task.key_dim + value_pad) +
-         value_pad;
-}
+inline Index attend_workspace(const AttendTask& task) { return detail::Workspace(task).size; }
 
 LESSKV_END_NAMESPACE
 
-#if defined(__clang__)
-#define LESSKV_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define LESSKV_UNROLL _Pragma("GCC unroll 16")
-#endif
-#define LESSKV_INLINE inline __attribute__((always_inline))
-
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wignored-attributes"
-#endif
-
-#define LESSKV_KERNELS base
-#define LESSKV_LANES 4
-#include "body.inc"
-
-#if defined(__x86_64__)
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-#define LESSKV_KERNELS avx2
-#define LESSKV_LANES 8
-#include "body.inc"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#if defined(__clang__)
-#pragma clang attribute push(                                                    \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
-#endif
-#define LESSKV_KERNELS avx512
-#define LESSKV_LANES 16
-#include "body.inc"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // __x86_64__
-
-#pragma GCC diagnostic pop
-#undef LESSKV_UNROLL
-#undef LESSKV_INLINE
+#define LESSKV_BODY "body.inc"
+#include "each_isa.inc"
+#undef LESSKV_BODY
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -166,7 +163,8 @@ inline std::span<const KernelTable* const> kernel_tables() {
       if (!converts || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
       tables[count++] = &detail::avx2::table;
       if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-          !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+          !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
+          !__builtin_cpu_supports("avx512vnni"))
         return;
       tables[count++] = &detail::avx512::table;
 #endif

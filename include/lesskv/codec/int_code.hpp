@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+// IntCode: keys and values as 4- or 8-bit integers with an f16 scale per row, or per 32 channels of
+// a row. The formats that engines know: with group = 32 the bytes of ggml's q8_0 and q4_0.
+//
+// Formula:  8 bits: scale = max |x| / 127, code = round(x / scale). 4 bits: levels -8 ... 7, the
+//           number of the largest magnitude at -8 (as q4_0), the scale then fitted by least squares.
+// Needs:    keys and values.
+// Cost:     bits + 16 / group bits a number.
+// Defaults: 8 bits, one scale a row.
+#pragma once
+
+#include <string_view>
+
+#include "scalar_codec.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+
+struct IntCode {
+  int bits = 8;   // 4 or 8
+  int group = 0;  // channels that share a scale: 32, or 0 for all of a row
+
+  static constexpr std::string_view name = "int";
+  static constexpr std::string_view summary = "integers with a scale per row or per 32 channels";
+  template <class Self, class Visitor>
+  static void parameters(Self& self, Visitor&& visit) {
+    visit("bits", self.bits, "4 or 8");
+    visit("group", self.group, "channels that share a scale: 32, or 0 for all of a row");
+  }
+
+  void check() const {
+    if (bits != 4 && bits != 8) fail("IntCode::bits is ", bits, "; it must be 4 or 8");
+    if (group != 0 && group != 32) fail("IntCode::group is ", group, "; it must be 0 or 32");
+  }
+  std::shared_ptr<const SideCodec> codec(Side side, int dim) const {
+    detail::ScalarFormat format;
+    format.side = side;
+    format.dim = dim;
+    format.bits = bits;
+    format.group = group < dim ? group : 0;
+    format.fit = bits == 4;
+    for (int i = 0; i < 16; ++i)
+      format.levels[detail::uz(i)] = static_cast<std::int8_t>(16 * (i - 8));
+    return std::make_shared<detail::ScalarCodec>(format);
+  }
+};
+
+LESSKV_END_NAMESPACE

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// How rows that will not change any more are stored. A Codec policy makes one SideCodec for the keys
+// and one for the values of every head shape; the store hands it whole blocks.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "../kernels/kernels.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+
+enum class Side : std::uint8_t { keys, values };
+
+// Blocks have up to 64 rows. All functions are const and may run on several threads.
+class SideCodec {
+ public:
+  virtual ~SideCodec() = default;
+  // Of a block with room for `rows` rows.
+  virtual std::size_t bytes(Index rows) const = 0;
+  // Rows [n][dim] f32 at `positions` into `block`, bytes(n) long, 64-byte aligned.
+  virtual void encode(const float* rows, const std::uint32_t* positions, Index n,
+                      void* block) const = 0;
+  // How attention reads it. The functions that it names are of this machine's instruction set.
+  virtual const SideCode& code() const = 0;
+  // What all heads with this codec share (a dictionary); `identity` tells equal ones apart.
+  virtual std::size_t shared_bytes() const { return 0; }
+  virtual const void* identity() const { return nullptr; }
+
+  void decode(const void* block, const std::uint32_t* positions, Index first, Index count,
+              float* out) const {
+    code().decode(code(), block, positions, first, count, out);
+  }
+};
+
+// A policy that says how closed rows are stored.
+template <class P>
+concept Codec = requires(const P p, Side side, int dim) {
+  { p.codec(side, dim) } -> std::convertible_to<std::shared_ptr<const SideCodec>>;
+};
+
+// One side coded, the other as Shape::dtype; or the two sides apart: Keys{LloydMax{.bits = 5}},
+// Values{LloydMax{.bits = 4}}.
+template <Codec C>
+struct Keys {
+  C of;
+  void check() const { of.check(); }
+  std::shared_ptr<const SideCodec> codec(Side side, int dim) const {
+    return side == Side::keys ? of.codec(side, dim) : nullptr;
+  }
+};
+template <Codec C>
+struct Values {
+  C of;
+  void check() const { of.check(); }
+  std::shared_ptr<const SideCodec> codec(Side side, int dim) const {
+    return side == Side::values ? of.codec(side, dim) : nullptr;
+  }
+};
+template <class C>
+Keys(C) -> Keys<C>;
+template <class C>
+Values(C) -> Values<C>;
+
+LESSKV_END_NAMESPACE
