@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 // The rows of one KV head: blocks of 64, keys with tokens in lanes, values token-major, as the
 // attention kernels read them (kernels/kernels.hpp). Rows are written straight into that layout:
-// the newest block is simply not full. Blocks are shared by forks and copied when one of them
-// writes.
+// the newest block is simply not full. With a codec, rows that are closed become coded blocks, which
+// nobody writes to again: first the exact sinks, then coded blocks, then exact rows. Blocks are
+// shared by forks and copied when one of them writes.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstring>
@@ -14,6 +17,7 @@
 
 #include "../core/scratch.hpp"
 #include "../core/shape.hpp"
+#include "../core/side_codec.hpp"
 #include "../kernels/kernels.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -24,178 +28,427 @@ inline constexpr Index tile_rows = 16;
 
 class HeadStore {
  public:
-  HeadStore(int key_dim, int value_dim, DType dtype)
-      : key_dim_(key_dim), value_dim_(value_dim), dtype_(dtype) {}
+  HeadStore(int key_dim, int value_dim, DType dtype,
+            std::shared_ptr<const SideCodec> key_codec = nullptr,
+            std::shared_ptr<const SideCodec> value_codec = nullptr)
+      : key_dim_(key_dim),
+        value_dim_(value_dim),
+        dtype_(dtype),
+        key_codec_(std::move(key_codec)),
+        value_codec_(std::move(value_codec)) {}
 
-  Index rows() const { return rows_; }
+  Index rows() const { return blocks_.empty() ? 0 : blocks_.back().first + blocks_.back().rows; }
+  bool coded() const { return key_codec_ || value_codec_; }
+  const SideCodec* key_codec() const { return key_codec_.get(); }
+  const SideCodec* value_codec() const { return value_codec_.get(); }
   // Rows that fit without an allocation.
   Index capacity() const {
-    return blocks_.empty()
-               ? 0
-               : static_cast<Index>(blocks_.size() - 1) * block_rows + blocks_.back().capacity;
+    return blocks_.empty() || blocks_.back().coded ? rows()
+                                                   : blocks_.back().first + blocks_.back().capacity;
   }
 
   // Appends n rows, [n][key_dim] and [n][value_dim] f32, contiguous. All numbers must fit the
-  // storage type.
-  void append(const float* keys, const float* values, Index n) {
+  // storage type. `spare`: more will follow, one by one.
+  void append(const float* keys, const float* values, Index n, bool spare = true) {
     const KernelTable& kernel = kernels();
     while (n > 0) {
-      const Index at = rows_ % block_rows;
+      const bool fresh =
+          blocks_.empty() || blocks_.back().coded || blocks_.back().rows == block_rows;
+      const Index at = fresh ? 0 : blocks_.back().rows;
       // One row at a time takes a whole block at once: the next 63 steps then allocate nothing.
       const Index take = std::min(n, block_rows - at);
-      const Index wanted = take >= tile_rows ? round_up(at + take, tile_rows) : block_rows;
-      if (at == 0) {
+      const Index wanted =
+          take >= tile_rows || !spare ? round_up(at + take, tile_rows) : block_rows;
+      if (fresh) {
+        const Index first = rows();
         blocks_.push_back(allocate(wanted));
+        blocks_.back().first = static_cast<std::int32_t>(first);
       } else if (blocks_.back().capacity < at + take) {
-        blocks_.back() = copy(blocks_.back(), at, wanted);
+        blocks_.back() = copy(blocks_.back(), wanted);
       } else {
         own(blocks_.back());
       }
       Block& block = blocks_.back();
       kernel.pack_keys(dtype_, block.keys(), key_dim_, at, keys, key_dim_, take);
       kernel.from_f32(dtype_, values, value_row(block, at), take * value_dim_);
-      rows_ += take;
+      block.rows = static_cast<std::uint8_t>(at + take);
       keys += take * key_dim_;
       values += take * value_dim_;
       n -= take;
     }
   }
 
-  // Rows [first, first + count) as f32, [count][dim]; either output may be null.
-  void read(Index first, Index count, float* keys, float* values) const {
+  // Rows [first, first + count) as f32, [count][dim]; either output may be null. Codes that ask for
+  // positions get those of all rows.
+  void read(Index first, Index count, float* keys, float* values,
+            const std::uint32_t* positions = nullptr) const {
     const KernelTable& kernel = kernels();
-    for (Index done = 0; done < count;) {
-      const Index at = (first + done) % block_rows;
-      const Index take = std::min(count - done, block_rows - at);
-      const Block& block = blocks_[uz((first + done) / block_rows)];
-      if (keys)
-        kernel.unpack_keys(dtype_, block.keys(), key_dim_, at, take, keys + done * key_dim_,
-                           key_dim_);
-      if (values)
-        kernel.to_f32(dtype_, value_row(block, at), values + done * value_dim_, take * value_dim_);
-      done += take;
+    for (std::size_t b = find(first); count > 0; ++b) {
+      const Block& block = blocks_[b];
+      const Index at = first - block.first, take = std::min(count, block.rows - at);
+      const std::uint32_t* of_block = positions ? positions + block.first : nullptr;
+      if (keys) {
+        if (block.coded && key_codec_)
+          key_codec_->decode(block.keys(), of_block, at, take, keys);
+        else
+          kernel.unpack_keys(dtype_, block.keys(), key_dim_, at, take, keys, key_dim_);
+        keys += take * key_dim_;
+      }
+      if (values) {
+        if (block.coded && value_codec_)
+          value_codec_->decode(values_of(block), of_block, at, take, values);
+        else
+          kernel.to_f32(dtype_, value_row(block, at), values, take * value_dim_);
+        values += take * value_dim_;
+      }
+      first += take;
+      count -= take;
     }
   }
 
   // What the kernels read.
   Index block_count() const { return static_cast<Index>(blocks_.size()); }
+  Index first_row(Index b) const { return blocks_[uz(b)].first; }
   BlockRef block(Index b) const {
     const Block& block = blocks_[uz(b)];
-    return {block.keys(), value_row(block, 0), std::min(block_rows, rows_ - b * block_rows)};
+    return {block.keys(), values_of(block), block.rows, block.coded != 0, nullptr};
   }
 
   // Keeps the given rows (ascending) and closes the gaps in place; a destination never lies behind
-  // its source. `trim` gives back the unused part of the last block too.
+  // its source. `trim` gives back the unused part of the last block too. Without codec only.
   void keep(std::span<const std::int32_t> kept, bool trim) {
     Index to = 0;
     for (const Index from : kept) {
       if (from != to) move_row(from, to);
       ++to;
     }
-    resize(to, trim);
+    resize(to);
+    if (trim) this->trim();
+  }
+
+  // Keeps the given rows and encodes what is closed: of the rows that stay, those in [front, closed)
+  // are stored by the codec; rows already coded stay so. `whole`: the last block may be short,
+  // otherwise only full blocks are sealed and the rest waits. positions: of the rows before.
+  void compact(std::span<const std::int32_t> kept, Index front, Index closed, bool whole,
+               const std::uint32_t* positions) {
+    std::vector<Block> old = std::move(blocks_);
+    blocks_.clear();
+    blocks_.reserve(old.size() + 2);
+    Staging staging(key_dim_, value_dim_);
+    std::size_t next = 0;  // of kept
+    for (Block& block : old) {
+      const Index end = block.first + block.rows;
+      const std::size_t first = next;
+      while (next < kept.size() && kept[next] < end) ++next;
+      const Index stay = static_cast<Index>(next - first);
+      if (stay == 0) {
+        block.data.reset();
+        continue;
+      }
+      const std::span<const std::int32_t> part = kept.subspan(first, uz(stay));
+      if (block.coded) {
+        flush(staging, whole, false);  // sinks: nothing else lies before a coded block
+        push_coded(block, kept, part, positions);
+      } else {
+        for (std::size_t i = 0; i < part.size(); ++i) {
+          const Index row = part[i], to = static_cast<Index>(first + i);
+          if (to == front || to == closed) flush(staging, whole, to == closed && to > front);
+          staging.add(*this, block, row - block.first, positions[row]);
+          if (staging.count == block_rows) {
+            if (to >= front && to < closed)
+              seal(staging);
+            else
+              flush(staging, whole, false);
+          }
+        }
+      }
+      block.data.reset();
+    }
+    const Index total = static_cast<Index>(kept.size());
+    flush(staging, whole, total > front && total <= closed);
+    if (whole) trim();
   }
 
   // Drops all rows from `rows` on.
-  void truncate(Index rows) { resize(std::min(rows, rows_), false); }
+  void truncate(Index rows) { resize(std::min(rows, this->rows())); }
+
+  // Closed rows that are not coded yet, of the rows [front, closed).
+  Index uncoded(Index front, Index closed) const {
+    if (!coded()) return 0;
+    Index sum = 0;
+    for (const Block& block : blocks_)
+      if (!block.coded)
+        sum += std::max<Index>(0, std::min<Index>(closed, block.first + block.rows) -
+                                      std::max<Index>(front, block.first));
+    return sum;
+  }
 
   // Bytes allocated, allocation bookkeeping included.
   std::size_t bytes() const {
     std::size_t sum = blocks_.capacity() * sizeof(Block);
-    for (const Block& block : blocks_) sum += block_bytes(block.capacity);
+    for (const Block& block : blocks_) sum += block_bytes(block.capacity, block.coded != 0);
     return sum;
   }
-  // The same for a head of `rows` rows, its last block cut to size or whole.
-  std::size_t bytes_for(Index rows, bool trimmed) const {
-    const Index full = rows / block_rows, rest = rows % block_rows;
-    std::size_t sum = uz(full) * (block_bytes(block_rows) + sizeof(Block));
-    if (rest > 0)
-      sum += block_bytes(trimmed ? round_up(rest, tile_rows) : block_rows) + sizeof(Block);
+  // The same for a head of `rows` rows, its last block cut to size or whole; with a codec the first
+  // `front` and the newest `open` of them exact.
+  std::size_t bytes_for(Index rows, Index front, Index open, bool trimmed) const {
+    std::size_t sum = 0, count = 0;
+    const auto add = [&](Index part, bool is_coded, bool cut) {
+      sum += uz(part / block_rows) * block_bytes(block_rows, is_coded);
+      count += uz((part + block_rows - 1) / block_rows);
+      if (const Index rest = part % block_rows; rest > 0)
+        sum += block_bytes(cut ? round_up(rest, tile_rows) : block_rows, is_coded);
+    };
+    if (!coded()) {
+      add(rows, false, trimmed);
+    } else {
+      const Index exact_front = std::min(front, rows);
+      Index exact_tail = std::min(open, rows - exact_front);
+      // Between compressions closed rows wait until a block is full.
+      if (!trimmed) exact_tail = std::min(exact_tail + block_rows, rows - exact_front);
+      add(exact_front, false, true);
+      const Index rest = rows - exact_front - exact_tail;
+      const bool gathered = std::any_of(blocks_.begin(), blocks_.end(),
+                                        [](const Block& block) { return block.coded != 0; });
+      if (gathered) {
+        // Blocks that lost rows: at the worst two make one, each with room for 15 more rows.
+        const Index blocks = rest / (block_rows / 2) + 1;
+        sum += uz(blocks) * (block_bytes(tile_rows, true) +
+                             uz((rest + blocks - 1) / blocks) *
+                                 (block_bytes(block_rows, true) - block_bytes(tile_rows, true)) /
+                                 uz(block_rows - tile_rows));
+        count += uz(blocks);
+      } else {
+        add(rest, true, true);
+      }
+      add(exact_tail, false, trimmed);
+      count += trimmed ? 0 : 2;
+    }
+    sum += count * sizeof(Block);
     // Between compressions the list of blocks may have doubled.
-    return trimmed ? sum : sum + uz(full + 1) * sizeof(Block);
+    return trimmed ? sum : sum + count * sizeof(Block);
   }
 
  private:
   struct Block {
     std::shared_ptr<std::byte> data;
-    Index capacity = 0;
+    std::int32_t first = 0;  // row of the head
+    std::uint8_t rows = 0, capacity = 0, coded = 0;
     std::byte* keys() const { return data.get(); }
   };
 
-  std::size_t key_bytes(Index capacity) const {
-    return uz(round_up(capacity * key_dim_ * size_of(dtype_), 64));
+  // Rows on their way into a block.
+  struct Staging {
+    Floats keys, values;
+    std::array<std::uint32_t, block_rows> positions{};
+    Index count = 0;
+    Staging(int key_dim, int value_dim)
+        : keys(block_rows * key_dim), values(block_rows * value_dim) {}
+    void add(const HeadStore& store, const Block& block, Index at, std::uint32_t position) {
+      const KernelTable& kernel = kernels();
+      kernel.unpack_keys(store.dtype_, block.keys(), store.key_dim_, at, 1,
+                         keys.data() + count * store.key_dim_, store.key_dim_);
+      kernel.to_f32(store.dtype_, store.value_row(block, at),
+                    values.data() + count * store.value_dim_, store.value_dim_);
+      positions[uz(count++)] = position;
+    }
+  };
+
+  // What is staged becomes exact rows, or a coded block if it is closed and full, or may be short.
+  void flush(Staging& staging, bool whole, bool closed) {
+    if (staging.count == 0) return;
+    if (closed && (whole || staging.count == block_rows)) return seal(staging);
+    // Rows that wait for their block lie before newer ones; a block of theirs need not be full.
+    append(staging.keys.data(), staging.values.data(), staging.count, closed);
+    staging.count = 0;
   }
-  std::size_t data_bytes(Index capacity) const {
-    return key_bytes(capacity) + uz(capacity * value_dim_ * size_of(dtype_));
+  void seal(Staging& staging) {
+    Block block = allocate(staging.count, true);
+    block.first = static_cast<std::int32_t>(rows());
+    block.rows = static_cast<std::uint8_t>(staging.count);
+    if (key_codec_)
+      key_codec_->encode(staging.keys.data(), staging.positions.data(), staging.count,
+                         block.keys());
+    else
+      kernels().pack_keys(dtype_, block.keys(), key_dim_, 0, staging.keys.data(), key_dim_,
+                          staging.count);
+    if (value_codec_)
+      value_codec_->encode(staging.values.data(), staging.positions.data(), staging.count,
+                           values_of(block));
+    else
+      kernels().from_f32(dtype_, staging.values.data(), values_of(block),
+                         staging.count * value_dim_);
+    staging.count = 0;
+    blocks_.push_back(std::move(block));
+  }
+  // A coded block of which the rows `part` of all `kept` stay. Codes are moved, not made anew, where
+  // the codec can; only when two neighbours fit into one block and one of them is less than half
+  // full are both encoded again, so that a row goes through that a few times at most.
+  void push_coded(Block& block, std::span<const std::int32_t> kept,
+                  std::span<const std::int32_t> part, const std::uint32_t* positions) {
+    const Index first = rows(), n = static_cast<Index>(part.size());
+    if (!blocks_.empty() && blocks_.back().coded) {
+      const Index before = blocks_.back().rows;
+      if (before + n <= block_rows && std::min(before, n) < block_rows / 2)
+        return merge(block, kept, part, positions);
+    }
+    if (n == block.rows) {
+      blocks_.push_back(std::move(block));
+    } else {
+      std::array<std::uint8_t, block_rows> row{};
+      for (Index i = 0; i < n; ++i)
+        row[uz(i)] = static_cast<std::uint8_t>(part[uz(i)] - block.first);
+      const std::span<const std::uint8_t> chosen(row.data(), part.size());
+      Block smaller = allocate(n, true);
+      smaller.rows = static_cast<std::uint8_t>(n);
+      const std::uint32_t* at = positions + block.first;
+      if (key_codec_)
+        key_codec_->gather(block.keys(), at, chosen, smaller.keys());
+      else
+        for (Index i = 0; i < n; ++i) move_key(block, chosen[uz(i)], smaller, i);
+      if (value_codec_)
+        value_codec_->gather(values_of(block), at, chosen, values_of(smaller));
+      else
+        for (Index i = 0; i < n; ++i)
+          std::memcpy(value_row(smaller, i), value_row(block, chosen[uz(i)]), value_bytes(1));
+      blocks_.push_back(std::move(smaller));
+    }
+    blocks_.back().first = static_cast<std::int32_t>(first);
+  }
+  // The rows `part` of a block join the newest block.
+  void merge(const Block& block, std::span<const std::int32_t> kept,
+             std::span<const std::int32_t> part, const std::uint32_t* positions) {
+    Staging staging(key_dim_, value_dim_);
+    const auto add = [&](const Block& from, Index at, std::uint32_t position,
+                         const std::uint32_t* of_block) {
+      float* k = staging.keys.data() + staging.count * key_dim_;
+      float* v = staging.values.data() + staging.count * value_dim_;
+      if (key_codec_)
+        key_codec_->decode(from.keys(), of_block, at, 1, k);
+      else
+        kernels().unpack_keys(dtype_, from.keys(), key_dim_, at, 1, k, key_dim_);
+      if (value_codec_)
+        value_codec_->decode(values_of(from), of_block, at, 1, v);
+      else
+        kernels().to_f32(dtype_, value_row(from, at), v, value_dim_);
+      staging.positions[uz(staging.count++)] = position;
+    };
+    const Block last = std::move(blocks_.back());
+    blocks_.pop_back();
+    std::array<std::uint32_t, block_rows> of_last{};
+    for (Index i = 0; i < last.rows; ++i) of_last[uz(i)] = positions[kept[uz(last.first + i)]];
+    for (Index i = 0; i < last.rows; ++i) add(last, i, of_last[uz(i)], of_last.data());
+    for (const std::int32_t row : part)
+      add(block, row - block.first, positions[row], positions + block.first);
+    seal(staging);
+  }
+
+  std::size_t key_bytes(Index capacity, bool is_coded) const {
+    return uz(round_up(is_coded && key_codec_ ? static_cast<Index>(key_codec_->bytes(capacity))
+                                              : capacity * key_dim_ * size_of(dtype_),
+                       64));
+  }
+  std::size_t value_bytes(Index rows) const { return uz(rows * value_dim_ * size_of(dtype_)); }
+  std::size_t data_bytes(Index capacity, bool is_coded) const {
+    return key_bytes(capacity, is_coded) +
+           (is_coded && value_codec_ ? value_codec_->bytes(capacity) : value_bytes(capacity));
   }
   // A shared_ptr with a deleter allocates a count of its own, 32 bytes with the usual standard
   // libraries.
-  std::size_t block_bytes(Index capacity) const { return data_bytes(capacity) + 32; }
-
-  std::byte* value_row(const Block& block, Index row) const {
-    return block.data.get() + key_bytes(block.capacity) + row * value_dim_ * size_of(dtype_);
+  std::size_t block_bytes(Index capacity, bool is_coded) const {
+    return data_bytes(capacity, is_coded) + 32;
   }
 
-  Block allocate(Index capacity) const {
-    const std::size_t n = data_bytes(capacity);
-    Block block{std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
-                                           AlignedDelete{}),
-                capacity};
+  // The block that holds a row.
+  std::size_t find(Index row) const {
+    const auto after = std::upper_bound(blocks_.begin(), blocks_.end(), row,
+                                        [](Index r, const Block& b) { return r < b.first; });
+    return uz(after - blocks_.begin()) - (after == blocks_.begin() ? 0 : 1);
+  }
+
+  std::byte* values_of(const Block& block) const {
+    return block.data.get() + key_bytes(block.capacity, block.coded != 0);
+  }
+  std::byte* value_row(const Block& block, Index row) const {
+    return values_of(block) + value_bytes(row);
+  }
+
+  Block allocate(Index capacity, bool is_coded = false) const {
+    capacity = round_up(capacity, tile_rows);
+    const std::size_t n = data_bytes(capacity, is_coded);
+    Block block;
+    block.data = std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
+                                            AlignedDelete{});
+    block.capacity = static_cast<std::uint8_t>(capacity);
+    block.coded = is_coded;
     std::memset(block.data.get(), 0, n);  // rows that are not there must hold finite numbers
     return block;
   }
-  Block copy(const Block& from, Index rows, Index capacity) const {
+  // An exact block with another capacity, or as it is.
+  Block copy(const Block& from, Index capacity) const {
     Block block = allocate(capacity);
+    block.first = from.first;
+    block.rows = from.rows;
     // Keys are whole tiles and values whole rows, so a smaller or larger block has the same
     // beginning.
     std::memcpy(block.keys(), from.keys(),
-                uz(round_up(rows, tile_rows) * key_dim_ * size_of(dtype_)));
-    std::memcpy(value_row(block, 0), value_row(from, 0), uz(rows * value_dim_ * size_of(dtype_)));
+                uz(round_up(from.rows, tile_rows) * key_dim_ * size_of(dtype_)));
+    std::memcpy(value_row(block, 0), value_row(from, 0), value_bytes(from.rows));
     return block;
   }
-  // Makes the block ours before a write.
+  // Makes an exact block ours before a write.
   void own(Block& block) const {
     if (block.data.use_count() == 1) {
       // Pairs with the release when the other fork let go, so that its reads lie before our writes.
       std::atomic_thread_fence(std::memory_order_acquire);
       return;
     }
-    block = copy(block, block.capacity, block.capacity);
+    block = copy(block, block.capacity);
   }
 
   template <class T>
-  void move_key(const Block& from, Index source, Block& to, Index target) const {
+  void move_key_as(const Block& from, Index source, const Block& to, Index target) const {
     const T* s = reinterpret_cast<const T*>(from.keys()) +
                  source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
     T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows +
            target % tile_rows;
     for (Index c = 0; c < key_dim_ * tile_rows; c += tile_rows) t[c] = s[c];
   }
+  void move_key(const Block& from, Index source, const Block& to, Index target) const {
+    if (dtype_ == DType::f32)
+      move_key_as<std::uint32_t>(from, source, to, target);
+    else
+      move_key_as<std::uint16_t>(from, source, to, target);
+  }
   void move_row(Index from, Index to) {
+    // Without codec all blocks but the last are full.
     Block& target = blocks_[uz(to / block_rows)];
     own(target);
     const Block& source = blocks_[uz(from / block_rows)];
     const Index a = from % block_rows, b = to % block_rows;
-    if (dtype_ == DType::f32)
-      move_key<std::uint32_t>(source, a, target, b);
-    else
-      move_key<std::uint16_t>(source, a, target, b);
-    std::memcpy(value_row(target, b), value_row(source, a), uz(value_dim_ * size_of(dtype_)));
+    move_key(source, a, target, b);
+    std::memcpy(value_row(target, b), value_row(source, a), value_bytes(1));
   }
 
-  void resize(Index rows, bool trim) {
-    rows_ = rows;
-    blocks_.resize(uz((rows + block_rows - 1) / block_rows));
-    if (!trim) return;
-    if (const Index rest = rows % block_rows;
-        rest > 0 && round_up(rest, tile_rows) < blocks_.back().capacity)
-      blocks_.back() = copy(blocks_.back(), rest, round_up(rest, tile_rows));
+  void resize(Index rows) {
+    while (!blocks_.empty() && blocks_.back().first >= rows) blocks_.pop_back();
+    if (!blocks_.empty())
+      blocks_.back().rows = static_cast<std::uint8_t>(
+          std::min<Index>(blocks_.back().rows, rows - blocks_.back().first));
+  }
+  void trim() {
+    if (!blocks_.empty()) {
+      Block& last = blocks_.back();
+      if (!last.coded && round_up(last.rows, tile_rows) < last.capacity)
+        last = copy(last, last.rows);
+    }
     blocks_.shrink_to_fit();
   }
 
   int key_dim_;
   int value_dim_;
   DType dtype_;
-  Index rows_ = 0;
+  std::shared_ptr<const SideCodec> key_codec_, value_codec_;
   std::vector<Block> blocks_;
 };
 

@@ -3,7 +3,10 @@
 // policies that were named.
 #pragma once
 
+#include <algorithm>
 #include <limits>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +22,7 @@ struct Stats {
   Index held = 0;     // rows held now
   Index dropped = 0;  // rows that compress() dropped
   std::size_t bytes = 0;
+  std::size_t bytes_shared = 0;  // within it: what many caches share (dictionaries)
   std::size_t peak_bytes = 0;  // the most that was ever held, as seen at compress() and at stats()
   Index compressions = 0;      // calls of compress() in which rows left
 };
@@ -30,8 +34,7 @@ template <class... Ps>
 class KVCache {
  public:
   explicit KVCache(const Shape& shape, Ps... policies) : planner_(shape, std::move(policies)...) {
-    stores_.assign(detail::uz(shape.heads()),
-                   detail::HeadStore(shape.head_dim, shape.value_width(), shape.dtype));
+    make_stores();
   }
 
   const Shape& shape() const { return planner_.shape(); }
@@ -107,7 +110,10 @@ class KVCache {
       return bytes_for(rows, trimmed);
     };
     const Pricing& pricing = std::cref(price);
-    if (!planner_.due(source, pricing)) return planner_.mark();
+    if (!planner_.due(source, pricing)) {
+      if (coded_) seal();
+      return planner_.mark();
+    }
     const Plan plan = planner_.plan(source, pricing);
     std::size_t plan_bytes = 0;
     for (const HeadPlan& head : plan.heads)
@@ -116,7 +122,11 @@ class KVCache {
     const bool trim = planner_.prefill();
     detail::run(planner_.executor(), shape().heads(), [&](Index i) {
       const HeadPlan& head = plan.heads[detail::uz(i)];
-      if (!head.all) stores_[detail::uz(i)].keep(head.kept, trim);
+      if (coded_)
+        seal(i, head.all ? std::span<const std::int32_t>{} : head.kept, head.all, head.closed,
+             trim);
+      else if (!head.all)
+        stores_[detail::uz(i)].keep(head.kept, trim);
     });
     if (!plan.empty()) ++compressions_;
     planner_.commit(plan);
@@ -129,12 +139,14 @@ class KVCache {
   }
   Matrix keys(int layer, int head) const {
     Matrix out(size(layer, head), shape().head_dim);
-    store(layer, head).read(0, out.rows(), out.data(), nullptr);
+    store(layer, head)
+        .read(0, out.rows(), out.data(), nullptr, planner_.position_data(layer, head));
     return out;
   }
   Matrix values(int layer, int head) const {
     Matrix out(size(layer, head), shape().value_width());
-    store(layer, head).read(0, out.rows(), nullptr, out.data());
+    store(layer, head)
+        .read(0, out.rows(), nullptr, out.data(), planner_.position_data(layer, head));
     return out;
   }
   Position next_position(int layer) const { return planner_.next_position(layer); }
@@ -155,8 +167,7 @@ class KVCache {
   // As new, with the same policies.
   void clear() {
     planner_.clear();
-    for (auto& store : stores_)
-      store = detail::HeadStore(shape().head_dim, shape().value_width(), shape().dtype);
+    make_stores();
     peak_bytes_ = 0;
     compressions_ = 0;
   }
@@ -164,8 +175,22 @@ class KVCache {
   // Everything held: rows with their slack, positions, columns and states of policies, retained
   // queries. Blocks shared with a fork count in both.
   std::size_t bytes() const {
-    std::size_t sum = sizeof(*this) + planner_.bytes();
+    std::size_t sum = sizeof(*this) + planner_.bytes() + bytes_shared();
     for (const auto& store : stores_) sum += sizeof(store) + store.bytes();
+    return sum;
+  }
+  // Within bytes(): dictionaries and tables that any number of caches with the same codec share;
+  // each counted once.
+  std::size_t bytes_shared() const {
+    std::vector<const void*> counted;
+    std::size_t sum = 0;
+    for (const auto& store : stores_)
+      for (const SideCodec* codec : {store.key_codec(), store.value_codec()}) {
+        if (!codec || codec->shared_bytes() == 0) continue;
+        if (std::find(counted.begin(), counted.end(), codec->identity()) != counted.end()) continue;
+        counted.push_back(codec->identity());
+        sum += codec->shared_bytes();
+      }
     return sum;
   }
 
@@ -178,6 +203,7 @@ class KVCache {
       }
     out.dropped = out.seen - out.held;
     out.bytes = bytes();
+    out.bytes_shared = bytes_shared();
     out.peak_bytes = std::max(peak_bytes_, out.bytes);
     out.compressions = compressions_;
     return out;
@@ -190,7 +216,8 @@ class KVCache {
     explicit StoreSource(const KVCache& cache) : cache_(cache) {}
     void read(int layer, int head, Index first, Index count, float* keys,
               float* values) const override {
-      cache_.store(layer, head).read(first, count, keys, values);
+      cache_.store(layer, head)
+          .read(first, count, keys, values, cache_.planner_.position_data(layer, head));
     }
     void logits(int layer, int head, const float* queries, Index query_rows, Index rows,
                 float scale, float* out, Index out_stride) const override {
@@ -219,6 +246,59 @@ class KVCache {
         cache.store(layer, h).truncate(cache.planner_.size(layer, h));
     }
   };
+
+  // The codecs of a head: the last policy that has one for a side decides.
+  void make_stores() {
+    const Shape& s = shape();
+    stores_.clear();
+    stores_.reserve(detail::uz(s.heads()));
+    std::shared_ptr<const SideCodec> keys, values;
+    for (int l = 0; l < s.layers; ++l)
+      for (int h = 0; h < s.kv_heads; ++h) {
+        planner_.each_policy([&](const auto& policy) {
+          using P = std::decay_t<decltype(policy)>;
+          if constexpr (Codec<P>) {
+            // One for all heads, unless the policy says that they differ.
+            if constexpr (requires { policy.codec(Side::keys, 1, 0, 0); }) {
+              if (auto of = policy.codec(Side::keys, s.head_dim, l, h)) keys = std::move(of);
+              if (auto of = policy.codec(Side::values, s.value_width(), l, h))
+                values = std::move(of);
+            } else if (l + h == 0) {
+              if (auto of = policy.codec(Side::keys, s.head_dim)) keys = std::move(of);
+              if (auto of = policy.codec(Side::values, s.value_width())) values = std::move(of);
+            }
+          }
+        });
+        stores_.emplace_back(s.head_dim, s.value_width(), s.dtype, keys, values);
+        coded_ = coded_ || keys || values;
+      }
+  }
+
+  // Encodes the closed rows of a head, of those that stay.
+  void seal(Index i, std::span<const std::int32_t> kept, bool all, Index closed, bool whole) {
+    const int layer = static_cast<int>(i / shape().kv_heads),
+              head = static_cast<int>(i % shape().kv_heads);
+    detail::HeadStore& store = stores_[detail::uz(i)];
+    const Index rows = all ? store.rows() : static_cast<Index>(kept.size());
+    const auto exact = planner_.exact_rows(layer, rows, closed);
+    if (all) {
+      const Index waiting = store.uncoded(exact.front, rows - exact.open);
+      if (waiting == 0 || (!whole && waiting < detail::block_rows)) return;
+      thread_local std::vector<std::int32_t> every;
+      every.resize(detail::uz(rows));
+      std::iota(every.begin(), every.end(), 0);
+      kept = every;
+    }
+    store.compact(kept, exact.front, rows - exact.open, whole, planner_.position_data(layer, head));
+  }
+  void seal() {
+    const bool whole = planner_.prefill();
+    detail::run(planner_.executor(), shape().heads(), [&](Index i) {
+      const int layer = static_cast<int>(i / shape().kv_heads),
+                head = static_cast<int>(i % shape().kv_heads);
+      seal(i, {}, true, planner_.judged_rows(layer, head), whole);
+    });
+  }
 
   detail::HeadStore& store(int layer, int head) {
     return stores_[detail::uz(layer * shape().kv_heads + head)];
@@ -261,14 +341,18 @@ class KVCache {
   AttendTask task(int layer, int head, Index rows, std::vector<BlockRef>& blocks) const {
     const detail::HeadStore& from = store(layer, head);
     blocks.clear();
-    for (Index b = 0; b * detail::block_rows < rows; ++b) {
+    const std::uint32_t* positions = planner_.position_data(layer, head);
+    for (Index b = 0; b < from.block_count() && from.first_row(b) < rows; ++b) {
       blocks.push_back(from.block(b));
-      blocks.back().rows = std::min(blocks.back().rows, rows - b * detail::block_rows);
+      blocks.back().rows = std::min(blocks.back().rows, rows - from.first_row(b));
+      blocks.back().positions = positions + from.first_row(b);
     }
     AttendTask task{};
     task.blocks = blocks.data();
     task.block_count = static_cast<Index>(blocks.size());
     task.dtype = shape().dtype;
+    if (from.key_codec()) task.key_code = &from.key_codec()->code();
+    if (from.value_codec()) task.value_code = &from.value_codec()->code();
     task.key_dim = shape().head_dim;
     task.value_dim = shape().value_width();
     return task;
@@ -342,13 +426,27 @@ class KVCache {
 
   std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const {
     std::size_t sum = sizeof(*this) + planner_.bytes_for(rows, trimmed);
-    for (std::size_t i = 0; i < stores_.size(); ++i)
-      sum += sizeof(stores_[i]) + stores_[i].bytes_for(rows[i], trimmed);
+    if (coded_) sum += bytes_shared();
+    for (std::size_t i = 0; i < stores_.size(); ++i) {
+      Index front = 0, open = 0;
+      if (coded_) {
+        const int layer = static_cast<int>(static_cast<Index>(i) / shape().kv_heads);
+        // Rows that are not closed will not leave.
+        const Index left =
+            stores_[i].rows() -
+            planner_.judged_rows(layer, static_cast<int>(static_cast<Index>(i) % shape().kv_heads));
+        const auto exact = planner_.exact_rows(layer, rows[i], std::max<Index>(0, rows[i] - left));
+        front = exact.front;
+        open = exact.open;
+      }
+      sum += sizeof(stores_[i]) + stores_[i].bytes_for(rows[i], front, open, trimmed);
+    }
     return sum;
   }
 
   Planner<Ps...> planner_;
   std::vector<detail::HeadStore> stores_;
+  bool coded_ = false;
   std::size_t peak_bytes_ = 0;
   Index compressions_ = 0;
 };

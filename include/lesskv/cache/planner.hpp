@@ -218,6 +218,36 @@ class Planner {
   }
 
   // ---- for KVCache
+  // Rows that a codec may not take: the first `front` of a head, and the newest `open`, which may
+  // still be judged as they are or are pinned.
+  struct ExactRows {
+    Index front = 0, open = 0;
+  };
+  ExactRows exact_rows(int layer, Index rows, Index closed) const {
+    const Keep keep = books_.keep();
+    ExactRows out{keep.coded_pins ? 0 : std::min(keep.sinks, rows),
+                  keep.coded_pins ? 0 : std::min(keep.recent, rows)};
+    books_.each([&](auto, const auto& policy) {
+      if constexpr (Scorer<std::decay_t<decltype(policy)>>) {
+        const detail::Reach reach = reach_of(policy);
+        if (reach.chunk > 0 && !skips_layer(policy, layer))
+          out.open = std::max(out.open, rows - std::max(closed, std::min(keep.sinks, rows)));
+        else if (reach.chunk == 0 && !keep.coded_pins)
+          out.open = std::max(out.open, std::min(reach.ahead, rows));
+      }
+    });
+    out.open = std::min(out.open, rows - out.front);
+    return out;
+  }
+  template <class F>
+  void each_policy(F&& f) const {
+    books_.each([&](auto, const auto& policy) { f(policy); });
+  }
+  // The rows of a head that were judged for good, as the books stand.
+  Index judged_rows(int layer, int head) const { return checked(layer, head).judged; }
+  const std::uint32_t* position_data(int layer, int head) const {
+    return checked(layer, head).positions.data();
+  }
   void check_layer(int layer) const {
     if (layer < 0 || layer >= books_.shape.layers)
       fail("layer: ", layer, " is not in [0, ", books_.shape.layers, ")");

@@ -12,6 +12,7 @@
 
 #include "head.hpp"
 #include "shape.hpp"
+#include "side_codec.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -219,7 +220,7 @@ inline constexpr bool is_keep = std::same_as<P, Keep>;
 
 template <class P>
 struct CheckPolicy {
-  static constexpr bool ok = is_keep<P> || Scorer<P> || Budgeter<P>;
+  static constexpr bool ok = is_keep<P> || Scorer<P> || Budgeter<P> || Codec<P>;
   static constexpr bool tries_score = requires { &P::score; };
   static constexpr bool tries_share = requires { &P::share; };
   static_assert(ok || !tries_score,
@@ -230,8 +231,9 @@ struct CheckPolicy {
       ok || !tries_share,
       "lesskv: this type has `share`, but a Budgeter needs: void share(const lesskv::Shape&, "
       "std::span<const State> measured, std::span<double> quota) const");
-  static_assert(ok || tries_score || tries_share,
-                "lesskv: this type plays no role: a policy is Keep, a Scorer or a Budgeter");
+  static_assert(
+      ok || tries_score || tries_share,
+      "lesskv: this type plays no role: a policy is Keep, a Scorer, a Budgeter or a Codec");
 };
 
 template <class... Ps>
@@ -240,6 +242,7 @@ struct CheckPolicies {
   static constexpr int scorers = (0 + ... + int{Scorer<Ps>});
   static constexpr int keeps = (0 + ... + int{is_keep<Ps>});
   static constexpr int budgeters = (0 + ... + int{Budgeter<Ps>});
+  static constexpr int codecs = (0 + ... + int{Codec<Ps>});
   static_assert(!known || scorers <= 1,
                 "lesskv: two policies say which rows stay; name one Scorer");
   static_assert(!known || keeps <= 1, "lesskv: two Keep values; say once how much to keep");
@@ -251,7 +254,7 @@ struct CheckPolicies {
                 "lesskv: a Scorer says which rows stay, but nothing says how much; add "
                 "Keep{.fraction = ...} or "
                 "Keep{.tokens = ...}");
-  static_assert(!known || scorers > 0 || keeps == 0 || budgeters > 0,
+  static_assert(!known || scorers > 0 || keeps == 0 || budgeters > 0 || codecs > 0,
                 "lesskv: Keep says how much stays, but nothing says which; add a Scorer, for "
                 "example LagKV{}");
   static constexpr bool ok = known;

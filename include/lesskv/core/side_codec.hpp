@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "../kernels/kernels.hpp"
 
@@ -23,6 +25,20 @@ class SideCodec {
   // Rows [n][dim] f32 at `positions` into `block`, bytes(n) long, 64-byte aligned.
   virtual void encode(const float* rows, const std::uint32_t* positions, Index n,
                       void* block) const = 0;
+  // Only some rows of a block (ascending) into a new one. Codes are moved if `out` can hold them as
+  // they are; by default they are decoded and encoded again. positions: of the block's rows.
+  virtual void gather(const void* block, const std::uint32_t* positions,
+                      std::span<const std::uint8_t> rows, void* out) const {
+    const Index n = static_cast<Index>(rows.size()), dim = code().dim;
+    std::vector<float> plain(detail::uz(n * dim));
+    std::vector<std::uint32_t> at(rows.size());
+    for (Index i = 0; i < n; ++i) {
+      const Index row = rows[detail::uz(i)];
+      decode(block, positions, row, 1, plain.data() + i * dim);
+      at[detail::uz(i)] = positions[row];
+    }
+    encode(plain.data(), at.data(), n, out);
+  }
   // How attention reads it. The functions that it names are of this machine's instruction set.
   virtual const SideCode& code() const = 0;
   // What all heads with this codec share (a dictionary); `identity` tells equal ones apart.
