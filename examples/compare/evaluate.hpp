@@ -13,6 +13,7 @@ inline Footprint footprint_of(const lesskv::AnyCache& cache, std::size_t bytes_e
   const lesskv::Stats stats = cache.stats();
   Footprint out;
   out.bytes = stats.bytes;
+  out.bytes_shared = stats.bytes_shared;
   out.bytes_exact = bytes_exact;
   out.peak_bytes = stats.peak_bytes;
   out.kept_share = static_cast<double>(stats.held) / static_cast<double>(stats.seen);

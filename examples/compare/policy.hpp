@@ -40,6 +40,7 @@ struct Policy {
     const auto ratio = [](auto whole, auto part) {
       return static_cast<double>(whole) / static_cast<double>(part);
     };
+    if (spec.exact && spec.codec) return 0;  // what comes of it
     if (spec.exact)
       return 2.0 / static_cast<double>(lesskv::size_of(spec.dtype.value_or(DType::f16)));
     if (spec.keep.tokens > 0) return ratio(context, spec.keep.tokens);

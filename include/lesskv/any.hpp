@@ -10,21 +10,24 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-using AnyCache = KVCache<Keep, AnyScorer, AnyBudgeter>;
-using AnyPlanner = Planner<Keep, AnyScorer, AnyBudgeter>;
+using AnyCache = KVCache<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
+using AnyPlanner = Planner<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
 
 namespace detail {
 template <class Target>
 Target build(const PolicySpec& spec, Shape shape) {
   if (spec.dtype) shape.dtype = *spec.dtype;
   // Exact: all rows may stay, whatever the score.
-  if (spec.exact)
-    return Target(shape, Keep{.fraction = 1}, AnyScorer(StreamingLLM{}), AnyBudgeter{});
+  if (spec.exact) {
+    Keep keep = spec.keep;
+    keep.fraction = 1;
+    return Target(shape, keep, AnyScorer(StreamingLLM{}), AnyBudgeter{}, spec.codec);
+  }
   if (!spec.has_amount())
     fail(
         "spec: nothing says how much to keep; add keep(fraction=...), keep(tokens=...) or "
         "keep(bytes=...)");
-  return Target(shape, spec.keep, *spec.scorer, spec.budgeter);
+  return Target(shape, spec.keep, *spec.scorer, spec.budgeter, spec.codec);
 }
 }  // namespace detail
 

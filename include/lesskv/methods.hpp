@@ -4,6 +4,8 @@
 #pragma once
 
 #include "budget/table.hpp"
+#include "codec/int_code.hpp"
+#include "codec/lloyd_max.hpp"
 #include "score/h2o.hpp"
 #include "score/key_norm.hpp"
 #include "score/keydiff.hpp"
@@ -18,7 +20,7 @@ LESSKV_BEGIN_NAMESPACE
 template <class... Ps>
 struct MethodList {};
 
-using Methods =
-    MethodList<H2O, KeyDiff, KeyNorm, LagKV, Random, SnapKV, StreamingLLM, TableBudget, TOVA>;
+using Methods = MethodList<H2O, IntCode, KeyDiff, KeyNorm, LagKV, LloydMax, Random, SnapKV,
+                           StreamingLLM, TableBudget, TOVA>;
 
 LESSKV_END_NAMESPACE

@@ -258,15 +258,10 @@ class KVCache {
         planner_.each_policy([&](const auto& policy) {
           using P = std::decay_t<decltype(policy)>;
           if constexpr (Codec<P>) {
-            // One for all heads, unless the policy says that they differ.
-            if constexpr (requires { policy.codec(Side::keys, 1, 0, 0); }) {
-              if (auto of = policy.codec(Side::keys, s.head_dim, l, h)) keys = std::move(of);
-              if (auto of = policy.codec(Side::values, s.value_width(), l, h))
-                values = std::move(of);
-            } else if (l + h == 0) {
-              if (auto of = policy.codec(Side::keys, s.head_dim)) keys = std::move(of);
-              if (auto of = policy.codec(Side::values, s.value_width())) values = std::move(of);
-            }
+            if (l + h > 0 && !codec_per_head(policy)) return;
+            if (auto of = make_codec(policy, Side::keys, s.head_dim, l, h)) keys = std::move(of);
+            if (auto of = make_codec(policy, Side::values, s.value_width(), l, h))
+              values = std::move(of);
           }
         });
         stores_.emplace_back(s.head_dim, s.value_width(), s.dtype, keys, values);

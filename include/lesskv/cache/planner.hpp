@@ -225,14 +225,13 @@ class Planner {
   };
   ExactRows exact_rows(int layer, Index rows, Index closed) const {
     const Keep keep = books_.keep();
-    ExactRows out{keep.coded_pins ? 0 : std::min(keep.sinks, rows),
-                  keep.coded_pins ? 0 : std::min(keep.recent, rows)};
+    ExactRows out{std::min(keep.sinks, rows), keep.coded_recent ? 0 : std::min(keep.recent, rows)};
     books_.each([&](auto, const auto& policy) {
       if constexpr (Scorer<std::decay_t<decltype(policy)>>) {
         const detail::Reach reach = reach_of(policy);
         if (reach.chunk > 0 && !skips_layer(policy, layer))
           out.open = std::max(out.open, rows - std::max(closed, std::min(keep.sinks, rows)));
-        else if (reach.chunk == 0 && !keep.coded_pins)
+        else if (reach.chunk == 0 && !keep.coded_recent)
           out.open = std::max(out.open, std::min(reach.ahead, rows));
       }
     });

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "../methods.hpp"
+#include "any_codec.hpp"
 #include "any_policy.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -31,6 +32,7 @@ struct PolicySpec {
   bool exact = false;  // nothing ever leaves
   std::optional<AnyScorer> scorer;
   AnyBudgeter budgeter;
+  AnyCodec codec;
   std::optional<DType> dtype;
   std::string methods;  // the text of all parts but `keep`
 
@@ -41,7 +43,7 @@ struct PolicySpec {
   // Rows are judged once, a chunk at a time: only `fraction` shortens them.
   bool judges_once() const { return scorer && scorer->reach().chunk > 0; }
   std::string to_string() const {
-    if (exact) return methods.empty() ? "exact" : "exact+" + methods;
+    if (exact && !codec) return methods.empty() ? "exact" : "exact+" + methods;
     std::string out = "keep(", comma;
     const auto add = [&](const char* key, const std::string& value) {
       out += comma + key + "=" + value;
@@ -58,8 +60,9 @@ struct PolicySpec {
     if (keep.recent > 0) add("recent", std::to_string(keep.recent));
     if (keep.shared != Shared::head)
       add("shared", keep.shared == Shared::layer ? "layer" : "model");
+    if (keep.coded_recent) add("coded_recent", "true");
     if (keep.every != Keep{}.every) add("every", std::to_string(keep.every));
-    return out + ")+" + methods;
+    return (comma.empty() ? "" : out + ")+") + methods;
   }
 };
 
@@ -221,6 +224,8 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
       parse_value(where, text, spec.keep.tokens);
     else if (key == "every")
       parse_value(where, text, spec.keep.every);
+    else if (key == "coded_recent")
+      parse_value(where, text, spec.keep.coded_recent);
     else if (key == "sinks")
       parse_value(where, text, spec.keep.sinks), sinks = true;
     else if (key == "recent")
@@ -246,8 +251,9 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
       else
         fail_value(where, text, "head, layer or model");
     } else {
-      fail_unknown("parameter of keep", key,
-                   {"fraction", "tokens", "bytes", "sinks", "recent", "shared", "every"});
+      fail_unknown(
+          "parameter of keep", key,
+          {"fraction", "tokens", "bytes", "sinks", "recent", "shared", "every", "coded_recent"});
     }
   }
 }
@@ -289,8 +295,13 @@ bool add_method(const SpecPart& part, PolicySpec& spec, Keep& published) {
   P policy = parse_method<P>(part);
   if constexpr (Scorer<P>) {
     if (spec.scorer) fail("spec: two policies say which rows stay; name one");
-    published = P::published;
+    published.sinks = std::max(published.sinks, P::published.sinks);
+    published.recent = P::published.recent;
     spec.scorer.emplace(std::move(policy));
+  } else if constexpr (Codec<P>) {
+    if (spec.codec) fail("spec: two policies say how rows are stored; name one");
+    published.sinks = std::max(published.sinks, P::published.sinks);
+    spec.codec = AnyCodec(std::move(policy));
   } else {
     spec.budgeter.add(std::move(policy));
   }
@@ -299,9 +310,14 @@ bool add_method(const SpecPart& part, PolicySpec& spec, Keep& published) {
 
 template <class P>
 MethodInfo info_of() {
-  MethodInfo info{
-      std::string(P::name), Scorer<P> ? "scorer" : "budgeter", std::string(P::summary), {}, {}};
-  if constexpr (Scorer<P>) info.published = P::published;
+  MethodInfo info{std::string(P::name),
+                  Scorer<P>  ? "scorer"
+                  : Codec<P> ? "codec"
+                             : "budgeter",
+                  std::string(P::summary),
+                  {},
+                  {}};
+  if constexpr (Scorer<P> || Codec<P>) info.published = P::published;
   P policy;
   P::parameters(policy, [&](const char* name, const auto& field, const char* text) {
     info.parameters.push_back({name, value_text(field), text});
@@ -338,7 +354,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...>) {
       fail_unknown("name", part.name, {"exact", "keep", "store", std::string(Ps::name)...});
   }
   if (!spec.scorer) {
-    if (kept || !spec.budgeter.empty())
+    if (!spec.budgeter.empty() || (kept && (!spec.codec || spec.has_amount())))
       fail("spec: nothing says which rows stay; add a scorer, for example lagkv");
     spec.exact = true;
   } else if (spec.exact) {

@@ -11,33 +11,39 @@
 
 #include <string_view>
 
+#include "../core/shape.hpp"
 #include "scalar_codec.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
 struct IntCode {
-  int bits = 8;   // 4 or 8
-  int group = 0;  // channels that share a scale: 32, or 0 for all of a row
+  int bits = 8;        // 4 or 8
+  int value_bits = 0;  // of values, if they are to have others than keys
+  int group = 0;       // channels that share a scale: 32, or 0 for all of a row
 
   static constexpr std::string_view name = "int";
   static constexpr std::string_view summary = "integers with a scale per row or per 32 channels";
+  static constexpr Keep published{.sinks = 4};
   template <class Self, class Visitor>
   static void parameters(Self& self, Visitor&& visit) {
     visit("bits", self.bits, "4 or 8");
+    visit("value_bits", self.value_bits, "bits of values, if others than of keys");
     visit("group", self.group, "channels that share a scale: 32, or 0 for all of a row");
   }
 
   void check() const {
     if (bits != 4 && bits != 8) fail("IntCode::bits is ", bits, "; it must be 4 or 8");
+    if (value_bits != 0 && value_bits != 4 && value_bits != 8)
+      fail("IntCode::value_bits is ", value_bits, "; it must be 4 or 8, or 0");
     if (group != 0 && group != 32) fail("IntCode::group is ", group, "; it must be 0 or 32");
   }
   std::shared_ptr<const SideCodec> codec(Side side, int dim) const {
     detail::ScalarFormat format;
     format.side = side;
     format.dim = dim;
-    format.bits = bits;
+    format.bits = side == Side::values && value_bits > 0 ? value_bits : bits;
     format.group = group < dim ? group : 0;
-    format.fit = bits == 4;
+    format.fit = format.bits == 4;
     for (int i = 0; i < 16; ++i)
       format.levels[detail::uz(i)] = static_cast<std::int8_t>(16 * (i - 8));
     return std::make_shared<detail::ScalarCodec>(format);

@@ -9,7 +9,8 @@
 // Needs:    keys and values.
 // Cost:     bits + 16/channels + 16/64 (the mean) bits a number; encoding one Hadamard transform a
 //           row.
-// Defaults: 4 bits, with the mean. mean = false is TurboQuant's MSE codec, but for its random
+// Defaults: 4 bits, with the mean; 4 exact sinks in the text form (the keys of attention sinks are
+//           outliers: coded, they cost ten times the error of all other rows). mean = false is TurboQuant's MSE codec, but for its random
 //           rotation and norm (here: Hadamard, fitted scale).
 // Differs:  levels are rounded to 8 bits, so that attention stays in integers (adds less than 1 %
 //           to the error at 6 bits, nothing that shows below).
@@ -17,6 +18,7 @@
 
 #include <string_view>
 
+#include "../core/shape.hpp"
 #include "scalar_codec.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -51,29 +53,34 @@ inline std::vector<double> gaussian_levels(int bits) {
 
 struct LloydMax {
   int bits = 4;
-  bool mean = true;  // of every block of 64 rows is removed and stored
+  int value_bits = 0;  // of values, if they are to have others than keys
+  bool mean = true;    // of every block of 64 rows is removed and stored apart
 
   static constexpr std::string_view name = "lm";
   static constexpr std::string_view summary =
       "Hadamard, Gaussian Lloyd-Max levels, one scale a row";
+  static constexpr Keep published{.sinks = 4};
   template <class Self, class Visitor>
   static void parameters(Self& self, Visitor&& visit) {
     visit("bits", self.bits, "bits a number, 2 to 6");
+    visit("value_bits", self.value_bits, "bits of values, if others than of keys");
     visit("mean", self.mean, "the mean of every block of 64 rows is stored apart");
   }
 
   void check() const {
     if (bits < 2 || bits > 6) fail("LloydMax::bits is ", bits, "; it must lie between 2 and 6");
+    if (value_bits != 0 && (value_bits < 2 || value_bits > 6))
+      fail("LloydMax::value_bits is ", value_bits, "; it must lie between 2 and 6, or be 0");
   }
   std::shared_ptr<const SideCodec> codec(Side side, int dim) const {
     detail::ScalarFormat format;
     format.side = side;
     format.dim = dim;
-    format.bits = bits;
+    format.bits = side == Side::values && value_bits > 0 ? value_bits : bits;
     format.mean = mean;
     format.rotated = true;
     format.fit = true;
-    const std::vector<double> levels = detail::gaussian_levels(bits);
+    const std::vector<double> levels = detail::gaussian_levels(format.bits);
     format.top = static_cast<float>(levels.back());
     for (std::size_t i = 0; i < levels.size(); ++i)
       format.levels[i] = static_cast<std::int8_t>(std::lround(levels[i] / levels.back() * 127));

@@ -40,8 +40,9 @@ struct Keep {
   Index sinks = 0;        // the first rows of the sequence: never judged, never dropped
   Index recent = 0;       // the newest rows: likewise
   Shared shared = Shared::head;
-  // With a codec: sinks and recent rows are stored by it too. Exact by default.
-  bool coded_pins = false;
+  // With a codec: the recent rows, and those that a scorer cannot judge yet, are stored by it as
+  // soon as they fill a block. By default they stay exact; the sinks always do.
+  bool coded_recent = false;
   // New rows before rows are judged again (1: after every token, as most papers do). tokens and
   // bytes are held by cutting that much lower, so that steady decoding judges once in `every`
   // steps.

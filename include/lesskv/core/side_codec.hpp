@@ -51,11 +51,34 @@ class SideCodec {
   }
 };
 
-// A policy that says how closed rows are stored.
+// A policy that says how closed rows are stored: one SideCodec for all heads, or (with layer and
+// head) one each. Null: this side stays exact.
 template <class P>
 concept Codec = requires(const P p, Side side, int dim) {
   { p.codec(side, dim) } -> std::convertible_to<std::shared_ptr<const SideCodec>>;
+}
+|| requires(const P p, Side side, int dim, int layer, int head) {
+  { p.codec(side, dim, layer, head) } -> std::convertible_to<std::shared_ptr<const SideCodec>>;
 };
+
+// Whether heads differ: `bool per_head() const` for a type that only knows at run time.
+template <Codec P>
+bool codec_per_head(const P& policy) {
+  if constexpr (requires {
+                  { policy.per_head() } -> std::same_as<bool>;
+                })
+    return policy.per_head();
+  else
+    return !requires { policy.codec(Side::keys, 1); };
+}
+template <Codec P>
+std::shared_ptr<const SideCodec> make_codec(const P& policy, Side side, int dim, int layer,
+                                            int head) {
+  if constexpr (requires { policy.codec(side, dim, layer, head); })
+    return policy.codec(side, dim, layer, head);
+  else
+    return policy.codec(side, dim);
+}
 
 // One side coded, the other as Shape::dtype; or the two sides apart: Keys{LloydMax{.bits = 5}},
 // Values{LloydMax{.bits = 4}}.
