@@ -200,3 +200,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except (Failure, OSError, ValueError) as failure:
         sys.exit(f"get_text.py: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(130)

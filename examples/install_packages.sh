@@ -56,7 +56,7 @@ apt_install() {
   # sudo closes the descriptor that a progress bar needs.
   if [ -z "$as_root" ] && [ -t 2 ] && python3 -c "import tqdm" 2>/dev/null; then
     DEBIAN_FRONTEND=noninteractive python3 "$here/progress.py" --apt "Installing packages" \
-      apt-get install -y --no-install-recommends "$@" 2>&1 >"$log"
+      apt-get install -y --no-install-recommends "$@" >"$log"
   else
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >"$log" 2>&1
   fi

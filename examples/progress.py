@@ -125,3 +125,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as failure:  # no such command
+        sys.exit(f"progress.py: {failure}")

@@ -20,7 +20,6 @@ Index size_from(const Gguf& file, const std::string& key) {
 
 Model::Model(Gguf file) : file_(std::move(file)) {
   read_config();
-  read_frequencies();
   const Config& c = config_;
   embedding_ = matrix("token_embd.weight", c.vocabulary, c.width);
   output_ =
@@ -44,6 +43,16 @@ Model::Model(Gguf file) : file_(std::move(file)) {
     layer.feed_forward_norm = vector(block + "ffn_norm.weight", c.width);
     layer.query.interleaved_head_dim = layer.key.interleaved_head_dim = c.head_dim;
     layers_.push_back(std::move(layer));
+  }
+  read_frequencies();  // last: its size is checked by now
+}
+
+Model Model::open(const std::string& path) {
+  Gguf file = Gguf::open(path);
+  try {
+    return Model(std::move(file));
+  } catch (const Error& error) {
+    throw Error(path + ": " + error.what());
   }
 }
 

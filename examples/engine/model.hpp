@@ -34,7 +34,8 @@ class Model {
  public:
   // Throws Error naming the architecture, the metadata key or the tensor that does not fit.
   explicit Model(Gguf file);
-  static Model open(const std::string& path) { return Model(Gguf::open(path)); }
+  // The same from a file, which the error names as well.
+  static Model open(const std::string& path);
 
   const Gguf& file() const { return file_; }
   const Config& config() const { return config_; }

@@ -40,6 +40,11 @@ void check_needs(const Tensors& tensors, const PolicySpec& spec) {
     fail(given.file, "has " + std::to_string(given.rows()) + " queries, but " + who);
 }
 
+std::string kept_file(int layer, int head) {
+  return std::string("kept_l") + (layer < 10 ? "0" : "") + std::to_string(layer) + "_h" +
+         std::to_string(head) + ".npy";
+}
+
 double rounded(float x, DType dtype) {
   return double{dtype == DType::f16    ? to_float(to_f16(x))
                 : dtype == DType::bf16 ? to_float(to_bf16(x))
@@ -124,20 +129,29 @@ Result run(const Tensors& tensors, const PolicySpec& spec, float scale) {
 void write(const Result& result, const std::string& folder) {
   namespace fs = std::filesystem;
   std::error_code error;
-  fs::create_directories(folder, error);
+  const bool made = fs::create_directories(folder, error);
   if (error || !fs::is_directory(folder, error))
     fail("--out " + folder, "is no folder and cannot be made one");
-  std::vector<std::string> written;
+  // Complete files under other names first: files that are there already stay as they are unless
+  // all of the new ones can take their place.
+  struct File {
+    std::string part, name;
+  };
+  std::vector<File> files;
   try {
     for (const HeadResult& head : result.heads) {
-      const std::string name = std::string("kept_l") + (head.layer < 10 ? "0" : "") +
-                               std::to_string(head.layer) + "_h" + std::to_string(head.head) +
-                               ".npy";
-      written.push_back((fs::path(folder) / name).string());
-      npy::write(written.back(), head.kept);
+      const std::string name = (fs::path(folder) / kept_file(head.layer, head.head)).string();
+      if (fs::is_directory(name, error)) fail(name, "is a folder");
+      files.push_back({name + ".part", name});
+      npy::write(files.back().part, head.kept);
+    }
+    for (const File& file : files) {
+      fs::rename(file.part, file.name, error);
+      if (error) fail(file.name, error.message());
     }
   } catch (const std::exception&) {
-    for (const std::string& file : written) fs::remove(file, error);
+    for (const File& file : files) fs::remove(file.part, error);
+    if (made) fs::remove(folder, error);
     throw;
   }
 }

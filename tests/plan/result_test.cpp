@@ -77,13 +77,14 @@ TEST(Result, ErrorIsThatOfStoringTheKeptRows) {
           square += std::pow(double{x}, 2);
         }
       EXPECT_DOUBLE_EQ(head.key_error, error / square);
-      // Uniform rounding: a relative step of 2^-p costs about 2^-2p / 6 to 2^-2p / 24.
-      const double unit = dtype == "f16" ? std::exp2(-22) : std::exp2(-16);
+      // A step of 2^-p of the power of two below x makes errors of step^2 / 12 on average, and x is
+      // one to two times that power: with p = 10 or 7, between 2^-2p / 48 and 2^-2p / 12 of x^2.
+      const double square_step = dtype == "f16" ? std::exp2(-20) : std::exp2(-14);
       if (dtype == "f32") {
         EXPECT_EQ(head.value_error, 0);
       } else {
-        EXPECT_GT(head.value_error, unit / 24);
-        EXPECT_LT(head.value_error, unit / 6);
+        EXPECT_GT(head.value_error, square_step / 48);
+        EXPECT_LT(head.value_error, square_step / 12);
       }
     }
   }

@@ -24,7 +24,7 @@ using namespace lesskv;
 class Folder {
  public:
   Folder() {
-    std::string name = (fs::temp_directory_path() / "lesskv_plan_XXXXXX").string();
+    std::string name = (fs::temp_directory_path() / "lesskv plan XXXXXX").string();
     path_ = ::mkdtemp(name.data());
   }
   Folder(const Folder&) = delete;
