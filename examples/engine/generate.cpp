@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Text generation with a compressed cache:
 //   generate --chat --prompt "Why is the sky blue?" --policy "keep(tokens=256)+streamingllm"
-// and, with --bench, the speed of prefill and decoding at two depths.
+// with --drop-hidden 0.375 a shorter prefill of long prompts (UNComp's hidden states), and with
+// --bench the speed of prefill and decoding at two depths.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
@@ -21,6 +22,7 @@ struct Arguments {
   std::string model, prompt, prompt_file, policy = "exact";
   Index max_tokens = 256, depth = 4096;
   bool chat = false, bench = false;
+  DropHidden drop{.last_share = 1};  // below 1: prefill drops hidden states
   SamplerOptions sampler;
 };
 
@@ -77,7 +79,8 @@ void generate(const Arguments& arguments, const Model& model) {
   auto position = static_cast<std::int64_t>(encoding.ids.size());
 
   const Timer prefill;
-  auto logits = run.forward(cache, encoding.ids, 0);
+  auto logits = arguments.drop.last_share < 1 ? run.prefill(cache, encoding.ids, 0, arguments.drop)
+                                              : run.forward(cache, encoding.ids, 0);
   cache.compress();
   const double prefill_seconds = prefill.seconds();
 
@@ -168,6 +171,13 @@ int main(int argc, char** argv) {
   app.add_option("--policy", arguments.policy,
                  "What stays in the cache, e.g. \"keep(fraction=0.25,sinks=16)+lagkv\"")
       ->capture_default_str();
+  app.add_option("--drop-hidden", arguments.drop.last_share,
+                 "Prefill drops tokens between groups of layers; this share reaches the last one "
+                 "(UNComp: 0.375)")
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--layer-groups", arguments.drop.groups,
+                 "Layers of each group for --drop-hidden, e.g. 5,9,2,3,7,2,2 (SmolLM2-135M)")
+      ->delimiter(',');
   app.add_option("--max-tokens", arguments.max_tokens)
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

@@ -68,16 +68,19 @@ void swiglu(Panels& gate, const Panels& up) {
   }
 }
 
-void rotation_table(std::span<const double> frequencies, std::int64_t first_position, Index tokens,
+void rotation_table(std::span<const double> frequencies, std::span<const std::int64_t> positions,
                     Panels& cosines, Panels& sines) {
   const auto half = static_cast<Index>(frequencies.size());
+  const auto tokens = static_cast<Index>(positions.size());
   cosines.resize(half, tokens);
   sines.resize(half, tokens);
   for (Index p = 0; p < cosines.count(); ++p) {
     const Index width = cosines.width(p);
     for (Index f = 0; f < half; ++f)
       for (Index lane = 0; lane < width; ++lane) {
-        const auto position = static_cast<double>(first_position + p * Panels::full_width + lane);
+        // Lanes without a token turn as the last one does.
+        const Index token = std::min(p * Panels::full_width + lane, tokens - 1);
+        const auto position = static_cast<double>(positions[static_cast<std::size_t>(token)]);
         const double angle = position * frequencies[static_cast<std::size_t>(f)];
         cosines.panel(p)[f * width + lane] = static_cast<float>(std::cos(angle));
         sines.panel(p)[f * width + lane] = static_cast<float>(std::sin(angle));

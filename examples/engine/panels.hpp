@@ -113,9 +113,8 @@ void rms_norm(const Panels& in, std::span<const float> gain, float epsilon, Pane
 void swiglu(Panels& gate, const Panels& up);
 
 // Rotary position embedding (Su et al. 2021) of half-split channels: the pair (i, i + head_dim / 2)
-// of every head turns by position * frequencies[i]. Angles are computed in double. Tokens are at
-// first_position, first_position + 1, ...
-void rotation_table(std::span<const double> frequencies, std::int64_t first_position, Index tokens,
+// of every head turns by position * frequencies[i]. Angles are computed in double.
+void rotation_table(std::span<const double> frequencies, std::span<const std::int64_t> positions,
                     Panels& cosines, Panels& sines);
 void rotate(Panels& heads, const Panels& cosines, const Panels& sines);
 

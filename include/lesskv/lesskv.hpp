@@ -3,5 +3,6 @@
 // <lesskv/any.hpp>.
 #pragma once
 
+#include "budget/select_hidden.hpp"
 #include "cache/kv_cache.hpp"
 #include "methods.hpp"

@@ -125,9 +125,10 @@ struct Books {
   }
 
   // Softmax weights of the given queries of one KV head over the first `rows` rows: out [tokens *
-  // group][rows]. queries: [tokens][query_heads][head_dim].
+  // group][rows]. queries: [tokens][query_heads][head_dim]. scale: of the logits, 0 for that of the
+  // last queries seen.
   void attention(int layer, int head, const float* queries, std::span<const Position> at,
-                 Index rows, const RowSource& source, float* out) const {
+                 Index rows, const RowSource& source, float* out, float scale = 0) const {
     const Index tokens = static_cast<Index>(at.size()), group = shape.group(), dim = shape.head_dim;
     thread_local Floats scratch;
     thread_local std::vector<Index> visible;
@@ -140,7 +141,8 @@ struct Books {
       std::copy_n(from, group * dim, packed + t * group * dim);
       for (Index g = 0; g < group; ++g) visible[uz(t * group + g)] = seen;
     }
-    source.logits(layer, head, packed, tokens * group, rows, book.scale, out, rows);
+    source.logits(layer, head, packed, tokens * group, rows, scale > 0 ? scale : book.scale, out,
+                  rows);
     kernels().softmax_rows(out, tokens * group, rows, visible.data(), rows);
   }
 

@@ -103,6 +103,14 @@ class KVCache {
     planner_.observe(layer, head, attention);
   }
 
+  // Attention weights of any queries [token, query_head, head_dim] over the rows held by one KV
+  // head: [tokens * group, rows], query-major, then query head; each row sums to 1. Causal by
+  // position; the queries are those of the newest rows unless positions are given. Changes nothing.
+  Matrix attention(int layer, int head, const View& queries,
+                   std::span<const Position> positions = {}, float scale = 0) const {
+    return planner_.attention(layer, head, queries, StoreSource(*this), positions, scale);
+  }
+
   // Call after every forward pass, when all layers are appended. Does nothing when nothing can go.
   void compress() {
     const StoreSource source(*this);

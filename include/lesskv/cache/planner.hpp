@@ -118,6 +118,39 @@ class Planner {
     book.attention[detail::uz(head)] = std::move(newest);
   }
 
+  // Attention weights of any queries [token, query head, channel] over the rows held by one KV
+  // head: [tokens * group, rows], query-major, then query head. Causal by position; a row sums to
+  // 1, or is 0 if it sees nothing. The queries belong to the newest rows unless positions are
+  // given. scale: of the logits, 0 for 1 / sqrt(head_dim). No policy hears of it.
+  Matrix attention(int layer, int head, const View& queries, const Source& source,
+                   std::span<const Position> positions = {}, float scale = 0) const {
+    return attention(layer, head, queries, detail::ViewSource(books_.shape, source), positions,
+                     scale);
+  }
+  Matrix attention(int layer, int head, const View& queries, const RowSource& source,
+                   std::span<const Position> positions = {}, float scale = 0) const {
+    const Shape& s = books_.shape;
+    const Index rows = checked(layer, head).rows();
+    detail::check(queries, "queries");
+    if (!(scale >= 0) || !std::isfinite(scale))
+      fail("scale: it must be positive, or 0 for the default");
+    detail::Floats scratch;
+    const float* plain = detail::read_all(queries, s.query_heads, s.head_dim, scratch);
+    check_queries(layer, plain, queries.tokens);
+    std::vector<Position> newest;
+    if (positions.empty()) {
+      books_.newest_positions(layer, queries.tokens, newest);
+      positions = newest;
+    }
+    if (static_cast<Index>(positions.size()) != queries.tokens)
+      fail("positions: ", positions.size(), " given for ", queries.tokens, " queries");
+    if (scale == 0) scale = 1.f / std::sqrt(static_cast<float>(s.head_dim));
+    Matrix out(queries.tokens * s.group(), rows);
+    if (out.size() > 0)
+      books_.attention(layer, head, plain, positions, rows, source, out.data(), scale);
+    return out;
+  }
+
   // Which rows stay. Changes nothing: a plan may be dropped. `source(layer, head)` lends keys and
   // values.
   Plan plan(const Source& source) const {
