@@ -75,23 +75,30 @@ class Pursuit {
     Work& work = scratch();
     float* x = work.vectors.reserve(block * dim);
     float* alpha = work.alpha.reserve(block * stride_out);
-    PursuitTask task = make_task(options, work);
+    PursuitTask tasks[detail::pursuit_walkers];
+    make_tasks(options, work, tasks);
+    float scales[block];
     for (Index first = 0; first < n; first += block) {
       const Index count = std::min(block, n - first);
-      float scales[block];
       for (Index i = 0; i < count; ++i)
         scales[i] = copy_vector(rows + (first + i) * stride, x + i * dim, first + i);
       kernels_->correlate(panels_.data(), padded_, dim, x, count, alpha, stride_out);
-      for (Index i = 0; i < count; ++i) {
-        const Index row = first + i, at = row * options.steps;
-        task.x = x + i * dim;
-        task.alpha = alpha + i * stride_out;
-        task.index = out.index + at;
-        task.coefficient = out.coefficient + at;
-        task.level = options.quantised ? out.level + at : nullptr;
-        task.energy = out.energy ? out.energy + row * (options.steps + 1) : nullptr;
-        out.count[row] = kernels_->pursue(task);
-        if (scales[i] != 1) rescale(task, out.count[row], scales[i]);
+      for (Index i = 0; i < count; i += detail::pursuit_walkers) {
+        const int together = static_cast<int>(std::min(Index{detail::pursuit_walkers}, count - i));
+        for (int t = 0; t < together; ++t) {
+          PursuitTask& task = tasks[t];
+          const Index row = first + i + t, at = row * options.steps;
+          task.x = x + (i + t) * dim;
+          task.alpha = alpha + (i + t) * stride_out;
+          task.index = out.index + at;
+          task.coefficient = out.coefficient + at;
+          task.level = options.quantised ? out.level + at : nullptr;
+          task.energy = out.energy ? out.energy + row * (options.steps + 1) : nullptr;
+        }
+        std::int32_t* counts = out.count + first + i;
+        kernels_->pursue(tasks, together, counts);
+        for (int t = 0; t < together; ++t)
+          if (scales[i + t] != 1) rescale(tasks[t], counts[t], scales[i + t]);
       }
     }
   }
@@ -179,7 +186,7 @@ class Pursuit {
     }
   }
 
-  PursuitTask make_task(const PursuitOptions& options, Work& work) const {
+  void make_tasks(const PursuitOptions& options, Work& work, PursuitTask* tasks) const {
     const Index dim = dictionary_.dim(), steps = options.steps;
     PursuitTask task{};
     task.dtype = dictionary_.dtype();
@@ -198,22 +205,23 @@ class Pursuit {
     task.tolerance = options.tolerance;
     task.levels = options.quantised ? dictionary_.level_table() : nullptr;
     task.level_count = dictionary_.levels();
-    const bool basis = options.method != PursuitMethod::matching;
-    const Index most = padded_ / detail::pursuit_chunk * 16;
-    const Index width = detail::round_up(dim, 16);
-    float* at = work.rest.reserve(width + most + padded_ + steps * (dim + steps + 1));
-    const auto take = [&at](Index n) { return std::exchange(at, at + n); };
-    task.residual = take(width);
-    task.most = take(most);
-    task.other = take(padded_);
-    if (basis) {
-      task.basis = take(steps * dim);
-      task.triangle = take(steps * steps);
-      task.projection = take(steps);
-    }
     if (work.candidates.size() < detail::uz(padded_)) work.candidates.resize(detail::uz(padded_));
     task.candidates = work.candidates.data();
-    return task;
+    const Index most = padded_ / detail::pursuit_chunk * 16;
+    const Index width = detail::round_up(dim, 16);
+    const Index basis = options.method == PursuitMethod::matching ? 0 : steps;
+    const Index other = options.method == PursuitMethod::orthogonal ? padded_ : 0;
+    const Index each = detail::round_up(width + most + other + basis * (dim + steps + 1), 16);
+    float* at = work.rest.reserve(each * detail::pursuit_walkers);
+    for (int t = 0; t < detail::pursuit_walkers; ++t, at += each) {
+      task.residual = at;
+      task.most = task.residual + width;
+      task.other = task.most + most;
+      task.basis = task.other + other;
+      task.triangle = task.basis + basis * dim;
+      task.projection = task.triangle + basis * steps;
+      tasks[t] = task;
+    }
   }
 
   Dictionary dictionary_;

@@ -63,7 +63,9 @@ struct PursuitKernels {
   void (*correlate)(const float* panels, Index padded, Index dim, const float* x, Index n,
                     float* out, Index out_stride);
   float (*quantise_row)(const float* row, Index padded, Index diagonal, std::int8_t* out);
-  int (*pursue)(const PursuitTask&);
+  // Up to pursuit_walkers vectors with the same dictionary and options, each with work space of
+  // its own (candidates may be shared); how many atoms each got.
+  void (*pursue)(const PursuitTask* tasks, int n, std::int32_t* counts);
   void (*combine)(const AtomSource&, const std::uint16_t* index, const float* coefficient,
                   int count, float* out);
   // table[atom][n] = atoms . queries[n][dim]; out[n][dim] += sums[atom][n] * atoms.
@@ -76,7 +78,8 @@ struct PursuitKernels {
 
 namespace detail {
 inline constexpr Index pursuit_chunk = 64;  // atoms whose largest product is remembered
-}
+inline constexpr int pursuit_walkers = 4;   // vectors that are coded in turn
+}  // namespace detail
 
 LESSKV_END_NAMESPACE
 
