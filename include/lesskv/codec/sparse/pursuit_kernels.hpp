@@ -73,7 +73,12 @@ struct PursuitKernels {
                          Index n, float* table);
   void (*sum_atoms)(DType, const void* atoms, Index count, Index dim, const float* sums, Index n,
                     float* out);
-  void (*add_row)(float c, const float* x, float* y, Index n);
+  // Look-ups: out[n][width] = sum over slots of coefficient[slot][n] * table[index[slot][n]][width],
+  // and its transpose, sums[index][width] += coefficient * weights[n][width].
+  void (*gather_rows)(const float* table, Index width, const std::uint16_t* index,
+                      const float* coefficient, Index slots, Index n, float* out);
+  void (*scatter_rows)(const float* weights, Index width, const std::uint16_t* index,
+                       const float* coefficient, Index slots, Index n, float* sums);
 };
 
 namespace detail {
