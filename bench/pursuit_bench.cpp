@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+// Sparse coding against its bound, the product of all vectors with all atoms.
+//   pursuit/<method>/d<dim>/n<atoms>/s<steps>: items/s are vectors coded by one thread;
+//   share_of_products = time of the products alone / time of the whole, medians of rounds in which
+//   both are measured in turn. products_gflops: the rate of the products.
+//   attend_codes/...: attention over codes by tables against decoding first, one head; the rule
+//   SparseCodec::table_pays() decides between them.
+// Run it pinned and alone: taskset -c 0 pursuit_bench
+#include <benchmark/benchmark.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+#include <lesskv/codec/sparse/pursuit.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace lesskv;
+
+// Seconds that this thread has run: others on the machine do not count.
+double now() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+double median(std::vector<double> x) {
+  std::nth_element(x.begin(), x.begin() + static_cast<Index>(x.size() / 2), x.end());
+  return x[x.size() / 2];
+}
+
+// Rows around clustered directions: real keys and values are no white noise, and neither are the
+// atoms that were trained on them.
+std::vector<float> clustered(Index count, int dim, unsigned seed, bool unit) {
+  std::mt19937 random(seed), shared(7);
+  std::normal_distribution<float> normal;
+  constexpr Index centres = 256;
+  std::vector<float> centre(static_cast<std::size_t>(centres * dim));
+  for (float& x : centre) x = normal(shared);
+  std::vector<float> out(static_cast<std::size_t>(count * dim));
+  for (Index i = 0; i < count; ++i) {
+    const float* from = centre.data() + static_cast<Index>(random() % centres) * dim;
+    float* to = out.data() + i * dim;
+    float square = 0;
+    for (int c = 0; c < dim; ++c) {
+      to[c] = 0.7f * from[c] + normal(random);
+      square += to[c] * to[c];
+    }
+    if (unit)
+      for (int c = 0; c < dim; ++c) to[c] /= std::sqrt(square);
+  }
+  return out;
+}
+
+void pursuit(benchmark::State& state, PursuitMethod method) {
+  const int dim = static_cast<int>(state.range(0)), steps = static_cast<int>(state.range(2));
+  const Index atoms = state.range(1), n = 1024;
+  const Pursuit coder(Dictionary(dim, atoms, clustered(atoms, dim, 1, true).data()));
+  const std::vector<float> rows = clustered(n, dim, 2, false);
+  const std::size_t slots = static_cast<std::size_t>(n * steps);
+  std::vector<std::int32_t> index(slots), count(static_cast<std::size_t>(n));
+  std::vector<float> coefficient(slots);
+  const PursuitCodes out{index.data(), coefficient.data(), count.data()};
+
+  // The products alone, by the same kernel on the same layout.
+  const PursuitKernels& table = pursuit_kernels();
+  const Index padded = (atoms + 63) / 64 * 64, stride = padded + 16;
+  detail::Floats panels(padded * dim), alpha(64 * stride);
+  std::fill(panels.data(), panels.data() + padded * dim, 0.01f);
+  std::vector<double> whole, products;
+  for (auto _ : state) {
+    const double start = now();
+    for (Index i = 0; i < n; i += 64)
+      table.correlate(panels.data(), padded, dim, rows.data() + i * dim, 64, alpha.data(), stride);
+    const double between = now();
+    coder.encode(rows.data(), n, dim, {.steps = steps, .method = method}, out);
+    const double end = now();
+    products.push_back(between - start);
+    whole.push_back(end - between);
+    state.SetIterationTime(end - between);
+  }
+  const double bound = median(products), time = median(whole);
+  state.counters["vectors/s"] = static_cast<double>(n) / time;
+  state.counters["share_of_products"] = bound / time;
+  state.counters["products_gflops"] =
+      2e-9 * static_cast<double>(n * atoms) * static_cast<double>(dim) / bound;
+  state.counters["work_MiB"] = static_cast<double>(coder.work_bytes()) / 1048576.0;
+}
+
+void sizes(benchmark::internal::Benchmark* b) {
+  b->UseManualTime()->Unit(benchmark::kMillisecond)->ArgNames({"d", "n", "s"});
+  b->Args({128, 4096, 7})->Args({128, 1024, 7})->Args({64, 1024, 3})->Args({64, 1024, 7});
+}
+
+BENCHMARK_CAPTURE(pursuit, matching, PursuitMethod::matching)->Apply(sizes)->MinTime(2);
+BENCHMARK_CAPTURE(pursuit, refit, PursuitMethod::refit)->Apply(sizes);
+BENCHMARK_CAPTURE(pursuit, orthogonal, PursuitMethod::orthogonal)->Apply(sizes);
+
+}  // namespace
+
+BENCHMARK_MAIN();

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+// The hot loops of sparse coding, one body per instruction set, as kernels/kernels.hpp has them.
+//
+// How a vector is coded. The products of a block of vectors with all atoms are one matrix product.
+// Each step of the pursuit then subtracts a row of the Gram matrix from the products and finds the
+// largest in the same pass. The row is stored in 8 bits: a quarter of the memory (16 MiB instead of
+// 64 for 4096 atoms, which no cache holds) and of the traffic, which is what a step costs. The
+// choice stays exact, because the error of 8 bits is known: all atoms that it could hide are
+// compared by their true products (1 to 2 a step), and the coefficient is always a true product.
+#pragma once
+
+#include "../../kernels/kernels.hpp"
+
+LESSKV_BEGIN_NAMESPACE
+
+// matching: plain matching pursuit (Mallat, Zhang 1993); CSR's. refit: least squares on its atoms.
+// orthogonal: OMP; Lexico's.
+enum class PursuitMethod { matching, refit, orthogonal };
+
+struct AtomSource {
+  DType dtype;
+  int dim;
+  const void* base;  // [base_atoms][dim]
+  Index base_atoms;
+  const void* own;  // the atoms behind them
+};
+
+struct PursuitTask {
+  // The dictionary.
+  DType dtype;
+  Index dim, atoms, padded;  // padded: a multiple of pursuit_chunk
+  const void* base;
+  Index base_atoms;
+  const void* own;
+  const float* panels;
+  const std::int8_t* gram;                  // [atoms][padded]
+  const float *gram_scale, *gram_diagonal;  // [atoms]
+  // What is asked for.
+  PursuitMethod method;
+  int steps;
+  float tolerance;      // stop at |residual| <= tolerance * |x|; 0: all steps
+  const float* levels;  // [steps][level_count] or null: coefficients are not quantised
+  int level_count;
+  // The vector and its products with the atoms, [padded]; these are overwritten.
+  const float* x;
+  float* alpha;
+  // Work space.
+  float *residual, *most, *other, *basis, *triangle, *projection;
+  std::int32_t* candidates;
+  float exact_slack;
+  // Out: [steps]; energy [steps + 1] or null; level [steps] with levels.
+  std::int32_t* index;
+  float* coefficient;
+  float* energy;
+  std::int32_t* level;
+};
+
+struct PursuitKernels {
+  const char* name;
+  Index panel_atoms;
+  // out[vector][out_stride] = products of n vectors, [n][dim], with `padded` atoms in panels:
+  // panels[(atom / panel_atoms * dim + c) * panel_atoms + atom % panel_atoms].
+  void (*correlate)(const float* panels, Index padded, Index dim, const float* x, Index n,
+                    float* out, Index out_stride);
+  float (*quantise_row)(const float* row, Index padded, Index diagonal, std::int8_t* out);
+  // Up to pursuit_walkers vectors with the same dictionary and options, each with work space of
+  // its own (candidates may be shared); how many atoms each got.
+  void (*pursue)(const PursuitTask* tasks, int n, std::int32_t* counts);
+  void (*combine)(const AtomSource&, const std::uint16_t* index, const float* coefficient,
+                  int count, float* out);
+  // table[atom][n] = atoms . queries[n][dim]; out[n][dim] += sums[atom][n] * atoms.
+  void (*multiply_atoms)(DType, const void* atoms, Index count, Index dim, const float* queries,
+                         Index n, float* table);
+  void (*sum_atoms)(DType, const void* atoms, Index count, Index dim, const float* sums, Index n,
+                    float* out);
+  // Look-ups: out[n][width] = sum over slots of coefficient[slot][n] * table[index[slot][n]][width],
+  // and its transpose, sums[index][width] += coefficient * weights[n][width].
+  void (*gather_rows)(const float* table, Index width, const std::uint16_t* index,
+                      const float* coefficient, Index slots, Index n, float* out);
+  void (*scatter_rows)(const float* weights, Index width, const std::uint16_t* index,
+                       const float* coefficient, Index slots, Index n, float* sums);
+};
+
+namespace detail {
+inline constexpr Index pursuit_chunk = 64;  // atoms whose largest product is remembered
+inline constexpr int pursuit_walkers = 4;   // vectors that are coded in turn
+}  // namespace detail
+
+LESSKV_END_NAMESPACE
+
+#if defined(__clang__)
+#define LESSKV_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define LESSKV_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define LESSKV_INLINE inline __attribute__((always_inline))
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpsabi"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wignored-attributes"
+#endif
+
+#define LESSKV_KERNELS base
+#define LESSKV_LANES 4
+#include "pursuit_body.inc"
+
+#if defined(__x86_64__)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#define LESSKV_KERNELS avx2
+#define LESSKV_LANES 8
+#include "pursuit_body.inc"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
+#endif
+#define LESSKV_KERNELS avx512
+#define LESSKV_LANES 16
+#include "pursuit_body.inc"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // __x86_64__
+
+#pragma GCC diagnostic pop
+#undef LESSKV_UNROLL
+#undef LESSKV_INLINE
+
+LESSKV_BEGIN_NAMESPACE
+
+// The pursuit kernels that go with a kernel table.
+inline const PursuitKernels& pursuit_kernels(const KernelTable& table = kernels()) {
+#if defined(__x86_64__)
+  if (table.lanes == 16) return detail::avx512::pursuit_table;
+  if (table.lanes == 8) return detail::avx2::pursuit_table;
+#endif
+  (void)table;
+  return detail::base::pursuit_table;
+}
+
+LESSKV_END_NAMESPACE
