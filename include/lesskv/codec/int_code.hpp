@@ -44,8 +44,7 @@ struct IntCode {
     format.bits = side == Side::values && value_bits > 0 ? value_bits : bits;
     format.group = group < dim ? group : 0;
     format.fit = format.bits == 4;
-    for (int i = 0; i < 16; ++i)
-      format.levels[detail::uz(i)] = static_cast<std::int8_t>(16 * (i - 8));
+    if (format.bits == 4) format.set_levels([](int code) { return 16 * (code - 8); });
     return std::make_shared<detail::ScalarCodec>(format);
   }
 };

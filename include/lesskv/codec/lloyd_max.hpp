@@ -82,8 +82,8 @@ struct LloydMax {
     format.fit = true;
     const std::vector<double> levels = detail::gaussian_levels(format.bits);
     format.top = static_cast<float>(levels.back());
-    for (std::size_t i = 0; i < levels.size(); ++i)
-      format.levels[i] = static_cast<std::int8_t>(std::lround(levels[i] / levels.back() * 127));
+    format.set_levels(
+        [&](int code) { return std::lround(levels[detail::uz(code)] / levels.back() * 127); });
     return std::make_shared<detail::ScalarCodec>(format);
   }
 };

@@ -88,62 +88,9 @@ inline constexpr int pursuit_walkers = 4;   // vectors that are coded in turn
 
 LESSKV_END_NAMESPACE
 
-#if defined(__clang__)
-#define LESSKV_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define LESSKV_UNROLL _Pragma("GCC unroll 16")
-#endif
-#define LESSKV_INLINE inline __attribute__((always_inline))
-
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wignored-attributes"
-#endif
-
-#define LESSKV_KERNELS base
-#define LESSKV_LANES 4
-#include "pursuit_body.inc"
-
-#if defined(__x86_64__)
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-#define LESSKV_KERNELS avx2
-#define LESSKV_LANES 8
-#include "pursuit_body.inc"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#if defined(__clang__)
-#pragma clang attribute push(                                                    \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
-#endif
-#define LESSKV_KERNELS avx512
-#define LESSKV_LANES 16
-#include "pursuit_body.inc"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // __x86_64__
-
-#pragma GCC diagnostic pop
-#undef LESSKV_UNROLL
-#undef LESSKV_INLINE
+#define LESSKV_BODY "../codec/sparse/pursuit_body.inc"
+#include "../../kernels/each_isa.inc"
+#undef LESSKV_BODY
 
 LESSKV_BEGIN_NAMESPACE
 
