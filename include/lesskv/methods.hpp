@@ -3,7 +3,11 @@
 // this file.
 #pragma once
 
+#include "budget/adakv.hpp"
+#include "budget/global_cut.hpp"
+#include "budget/pyramid.hpp"
 #include "budget/table.hpp"
+#include "budget/zigzag.hpp"
 #include "codec/int_code.hpp"
 #include "codec/lloyd_max.hpp"
 #include "score/h2o.hpp"
@@ -11,16 +15,27 @@
 #include "score/keydiff.hpp"
 #include "score/lagkv.hpp"
 #include "score/random.hpp"
+#include "score/rank.hpp"
 #include "score/snapkv.hpp"
 #include "score/streaming_llm.hpp"
 #include "score/tova.hpp"
+#include "score/weighted.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
 template <class... Ps>
 struct MethodList {};
 
-using Methods = MethodList<H2O, IntCode, KeyDiff, KeyNorm, LagKV, LloydMax, Random, SnapKV,
-                           StreamingLLM, TableBudget, TOVA>;
+using Methods = MethodList<AdaKV, GlobalCut<>, H2O, IntCode, KeyDiff, KeyNorm, LagKV, LloydMax,
+                           PyramidKV, Random, SnapKV, StreamingLLM, TableBudget, TOVA, ZigZagKV>;
+
+// Scorers made of Scorers, and of how many at least and at most.
+template <template <class...> class C, int least, int most>
+struct Combinator {};
+template <class... Cs>
+struct CombinatorList {};
+
+using Combinators = CombinatorList<Combinator<MaxRank, 2, 4>, Combinator<MeanRank, 2, 4>,
+                                   Combinator<ValueWeighted, 1, 1>, Combinator<AgeWeighted, 1, 1>>;
 
 LESSKV_END_NAMESPACE

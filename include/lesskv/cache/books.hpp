@@ -3,9 +3,12 @@
 // get.
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -28,8 +31,17 @@ struct LayerBook {
   QueryWindow window;
   std::vector<Matrix>
       attention;  // the engine's own weights of the newest queries, per head, until the next commit
+  // After compress(layer), until compress(): the scores of the rows held, per head, and the un-pooled
+  // ones.
+  std::vector<std::vector<float>> scores, raw;
+  std::array<bool, sizeof...(Ps)> measured{};  // policies that measured this layer
+  std::uint64_t version = 0;                   // grows with everything that a plan depends on
 
   Index seen() const { return heads[0].seen; }
+  void forget_scores() {
+    scores = {};
+    raw = {};
+  }
 };
 
 template <class... Ps>
@@ -37,15 +49,14 @@ struct Books {
   Shape shape;
   std::tuple<Ps...> policies;
   std::vector<LayerBook<Ps...>> layers;
-  Index window = 0;  // queries to hold, the most that any policy asks for
+  // One state per policy and head, [layer * kv_heads + head]: a Budgeter reads those of all heads.
+  std::tuple<std::vector<state_of<Ps>>...> states;
+  Index window = 0;  // queries to hold: the most that any policy still asks for
   Executor executor;
 
   Books(const Shape& s, Ps... p) : shape(s), policies(std::move(p)...) {
     check(shape);
-    each([&](auto, const auto& policy) {
-      check_policy(policy, shape);
-      window = std::max(window, window_of(policy));
-    });
+    each([&](auto, const auto& policy) { check_policy(policy, shape); });
     reset();
   }
 
@@ -61,6 +72,58 @@ struct Books {
           head.columns[decltype(index)::value].resize(uz(columns_of(policy)));
       });
     }
+    reset_states();
+  }
+
+  void reset_states() {
+    each([&](auto index, const auto& policy) {
+      auto& of_policy = std::get<decltype(index)::value>(states);
+      of_policy.clear();
+      of_policy.reserve(uz(shape.heads()));
+      for (Index i = 0; i < shape.heads(); ++i) of_policy.push_back(make_state(policy));
+    });
+    forget_measurements();
+  }
+  void forget_measurements() {
+    for (auto& layer : layers) layer.measured.fill(false);
+    update_window();
+  }
+
+  // Bytes of all states.
+  std::size_t state_bytes() const {
+    std::size_t sum = 0;
+    each([&](auto index, const auto& policy) {
+      using State = state_of<std::decay_t<decltype(policy)>>;
+      if constexpr (!std::is_empty_v<State>)
+        for (const State& state : std::get<decltype(index)::value>(states))
+          sum += sizeof(State) + detail::state_bytes(state);
+    });
+    return sum;
+  }
+
+  // A policy measured every layer that holds rows, and there is one.
+  template <std::size_t I>
+  bool measured() const {
+    bool any = false;
+    for (const auto& layer : layers) {
+      if (layer.seen() > 0 && !layer.measured[I]) return false;
+      any = any || layer.measured[I];
+    }
+    return any;
+  }
+
+  // A Budgeter that has measured wants no queries any more.
+  void update_window() {
+    window = 0;
+    each([&](auto index, const auto& policy) {
+      using P = std::decay_t<decltype(policy)>;
+      if constexpr (Budgeter<P>) {
+        Need needs = measure_needs_of(policy, true);
+        if (!measured<decltype(index)::value>()) needs = needs | measure_needs_of(policy, false);
+        if (!asks(needs, Need::attention | Need::queries)) return;
+      }
+      window = std::max(window, window_of(policy));
+    });
   }
 
   // f(integral_constant<index>, policy) for every policy.
@@ -187,7 +250,7 @@ struct Books {
       if constexpr (Observer<P>) {
         if (!observes(policy)) return;
         Head seen = view<decltype(index)::value>(layer, head, 0, rows, positions);
-        const Need needs = needs_of(policy);
+        const Need needs = observe_needs_of(policy);
         const bool wanted = (asks(needs, Need::attention) && attended.size() > 0) ||
                             (asks(needs, Need::queries) && asked.size() > 0);
         if (!wanted) return;
@@ -195,8 +258,8 @@ struct Books {
               attended.outerStride());
         point(seen.queries, asked.data(), asked.rows(), asked.cols(), asked.outerStride());
         seen.query_positions = at;
-        auto& state = std::get<decltype(index)::value>(layers[uz(layer)].heads[uz(head)].states);
-        policy.observe(seen, state);
+        policy.observe(seen,
+                       std::get<decltype(index)::value>(states)[uz(layer * shape.kv_heads + head)]);
       }
     });
   }
@@ -204,7 +267,7 @@ struct Books {
   bool observers_ask(Need one) const {
     bool any = false;
     each([&](auto, const auto& policy) {
-      any = any || (observes(policy) && asks(needs_of(policy), one));
+      any = any || (observes(policy) && asks(observe_needs_of(policy), one));
     });
     return any;
   }
@@ -216,23 +279,32 @@ struct Books {
     const Index rows = book.heads[uz(head)].rows(), group = shape.group();
     if (const Matrix& own = book.attention[uz(head)]; own.size() > 0)
       return own.bottomRows(std::min<Index>(w * group, own.rows()));
-    const Index have = std::min(w, book.window.count());
-    const Index width = Index{shape.query_heads} * shape.head_dim;
-    Matrix queries(have, width);
-    std::vector<Position> at(uz(have));
-    for (Index i = 0; i < have; ++i) {
-      book.window.read(book.window.count() - have + i, queries.data() + i * width);
-      at[uz(i)] = book.window.position(book.window.count() - have + i);
-    }
-    Matrix out(have * group, rows);
+    std::vector<Position> at;
+    const Matrix queries = window_queries(layer, w, at);
+    Matrix out(queries.rows() * group, rows);
     attention(layer, head, queries.data(), at, rows, source, out.data());
     return out;
   }
 
-  // Fails unless the window of the layer ends with the newest token.
-  void demand_window(int layer) const {
+  // The newest w queries of a layer, or as many as are held: [w][query_heads * head_dim].
+  Matrix window_queries(int layer, Index w, std::vector<Position>& at) const {
+    const QueryWindow& held = layers[uz(layer)].window;
+    const Index have = std::min(w, held.count());
+    const Index width = Index{shape.query_heads} * shape.head_dim;
+    Matrix queries(have, width);
+    at.resize(uz(have));
+    for (Index i = 0; i < have; ++i) {
+      held.read(held.count() - have + i, queries.data() + i * width);
+      at[uz(i)] = held.position(held.count() - have + i);
+    }
+    return queries;
+  }
+
+  // Fails unless the window of the layer ends with the newest token. Attention weights that the
+  // engine gave will do, unless the queries themselves are wanted.
+  void demand_window(int layer, bool queries = false) const {
     const auto& book = layers[uz(layer)];
-    bool given = true;
+    bool given = !queries;
     for (const Matrix& own : book.attention) given = given && own.size() > 0;
     if (given) return;
     if (book.window.count() == 0 ||

@@ -2,10 +2,14 @@
 // Judgement: one run of the policies over the books, from scores to the rows that stay. Reads only.
 #pragma once
 
+#include <array>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../core/select.hpp"
@@ -20,6 +24,13 @@ LESSKV_BEGIN_NAMESPACE
 using Pricing = std::function<std::size_t(std::span<const Index> rows, bool trimmed)>;
 
 namespace detail {
+
+// What Budgeters measured during a plan: states that take the place of those in the books. Empty
+// for a policy whose states stay as they are.
+template <class... Ps>
+struct Measurements {
+  std::tuple<std::vector<state_of<Ps>>...> states;
+};
 
 template <class... Ps>
 class Judgement {
@@ -78,6 +89,37 @@ class Judgement {
           judge_all<decltype(index)::value>(policy);
       }
     });
+    persist();
+    return std::move(plan_);
+  }
+
+  // Only what cannot stay in layers [0, layer], whatever the others need.
+  Plan run_layer(int layer) {
+    layer_ = plan_.layer = layer;
+    plan_.heads.resize(uz(heads_));
+    if (keep_.bytes > 0)
+      fail(
+          "Keep::bytes: compress(layer) cannot know what the layers to come cost; set fraction or "
+          "tokens");
+    if (keep_.shared == Shared::model)
+      fail("Keep::shared: compress(layer) cannot share rows with layers to come");
+    books_.each([&](auto, const auto& policy) {
+      if constexpr (requires { policy.cascades_now(); })
+        if (!policy.cascades_now())
+          fail(
+              "compress(layer): this budget needs all layers at once; ZigZagKV alone, or no "
+              "Budgeter, allows it");
+    });
+    books_.each([&](auto index, const auto& policy) {
+      using P = std::decay_t<decltype(policy)>;
+      if constexpr (Scorer<P>) {
+        if (reach_of(policy).chunk > 0)
+          fail(
+              "compress(layer): this scorer judges chunk by chunk and needs none; call compress()");
+        trim<decltype(index)::value>(policy);
+      }
+    });
+    persist();
     return std::move(plan_);
   }
 
@@ -104,24 +146,20 @@ class Judgement {
       pins[uz(i)] = first[uz(i)] + n - last[uz(i)];
       fresh = std::max(fresh, books_.ledger(i).seen - books_.layers[uz(layer_of(i))].judged_at);
     }
-    // Quotas count candidates under `fraction` and all rows under `tokens` and `bytes`; pins are
-    // floors, never scores.
-    std::vector<Index> floor(uz(heads_), 0), cap(uz(heads_));
+    // Quotas count candidates: pins come on top in every head.
+    std::vector<Index> cap(uz(heads_));
+    for (Index i = 0; i < heads_; ++i) cap[uz(i)] = last[uz(i)] - first[uz(i)];
     Index total = 0;
     if (keep_.fraction > 0) {
       if (fresh < keep_.every) return;
-      for (Index i = 0; i < heads_; ++i) {
-        cap[uz(i)] = last[uz(i)] - first[uz(i)];
+      for (Index i = 0; i < heads_; ++i)
         if (cap[uz(i)] > 0)
           total += static_cast<Index>(keep_.fraction * double(books_.ledger(i).seen - pins[uz(i)]) +
                                       1e-9);
-      }
     } else {
-      floor = pins;
-      cap = held;
-      const Index limit = limit_rows(held, floor, std::vector<double>(uz(heads_), 1.0));
-      if (limit >= sum(held)) return;
-      total = limit;
+      total = limit_rows(held, pins);
+      if (total >= sum(held)) return;
+      total -= sum(pins);
     }
     plan_.judged = true;
     if (total >= sum(cap)) return;
@@ -129,16 +167,20 @@ class Judgement {
     demand<P>(scorer);
     std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
     detail::run(books_.executor, heads_, [&](Index i) {
-      if (first[uz(i)] < last[uz(i)])
-        score<I>(scorer, i, 0, held[uz(i)], first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
+      if (first[uz(i)] >= last[uz(i)]) return;
+      if (const auto& book = books_.layers[uz(layer_of(i))]; !book.scores.empty()) {
+        scores[uz(i)] = book.scores[uz(head_of(i))];
+        raw[uz(i)] = book.raw[uz(head_of(i))];
+        return;
+      }
+      score<I>(scorer, i, 0, held[uz(i)], first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
     });
     const Shared shared = sharing(scorer);
     merge_shared(shared, scores, raw);
-    std::vector<double> quota(uz(heads_), double(total) / double(heads_));
-    budget(scores, quota);
-    std::vector<Index> granted = fill(shared, quota, floor, cap, total);
+    const std::vector<Index> granted =
+        grant(shared, {&scores, first, last, first, last}, cap, pins, total);
     detail::run(books_.executor, heads_, [&](Index i) {
-      const Index k = granted[uz(i)] - floor[uz(i)];
+      const Index k = granted[uz(i)];
       HeadPlan& part = plan_.heads[uz(i)];
       if (k >= last[uz(i)] - first[uz(i)]) return;
       part.all = false;
@@ -147,6 +189,101 @@ class Judgement {
       select_largest(scores[uz(i)], raw[uz(i)], first[uz(i)], last[uz(i)], k, 0, part.kept);
       append_range(part.kept, last[uz(i)], held[uz(i)]);
     });
+  }
+
+  // ---- layer by layer, during the first pass
+
+  template <std::size_t I, class P>
+  void trim(const P& scorer) {
+    const auto& book = books_.layers[uz(layer_)];
+    const Index kv_heads = books_.shape.kv_heads;
+    // A first pass, and a prompt.
+    if (book.judged_at > 0 || book.seen() - book.committed_at < keep_.every) return;
+    const Index tail = std::max(reach_of(scorer).ahead, keep_.recent);
+    const Index rows = book.seen();
+    std::vector<Index> first(uz(heads_)), last(uz(heads_)), cap(uz(heads_));
+    Index total = keep_.tokens * heads_, all = 0;
+    for (Index i = 0; i < heads_; ++i) {
+      const bool skipped = skips_layer(scorer, layer_of(i));
+      const bool here = layer_of(i) <= layer_;
+      const auto range = [&](Index n, Index& from, Index& to) {
+        from = skipped ? n : std::min(n, keep_.sinks);
+        to = std::max(from, n - tail);
+      };
+      if (here) range(rows_of(i), first[uz(i)], last[uz(i)]);
+      // What could stay if nothing had been trimmed.
+      Index from = 0, to = 0;
+      const Index seen = here ? books_.ledger(i).seen : rows;
+      range(seen, from, to);
+      cap[uz(i)] = to - from;
+      all += cap[uz(i)];
+      if (keep_.tokens > 0)
+        total -= seen - cap[uz(i)];
+      else if (cap[uz(i)] > 0)
+        total += static_cast<Index>(keep_.fraction * double(cap[uz(i)]) + 1e-9);
+    }
+    if (total < 0 || total >= all) return;
+
+    demand<P>(scorer);
+    const Index base = layer_ * kv_heads;
+    std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
+    if (book.scores.empty()) {
+      detail::run(books_.executor, kv_heads, [&](Index h) {
+        const Index i = base + h;
+        if (first[uz(i)] < last[uz(i)])
+          score<I>(scorer, i, 0, rows_of(i), first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
+      });
+      merge_shared(sharing(scorer), scores, raw);
+    }
+    measure_all({&scores, first, last, first, last});
+    for (Index i = 0; i < base + kv_heads; ++i)
+      if (const auto& held = books_.layers[uz(layer_of(i))]; !held.scores.empty()) {
+        scores[uz(i)] = held.scores[uz(head_of(i))];
+        raw[uz(i)] = held.raw[uz(head_of(i))];
+      }
+    const std::vector<double> most = most_rows(cap, rows, total);
+    for (Index i = 0; i < base + kv_heads; ++i) {
+      const Index k = static_cast<Index>(std::ceil(most[uz(i)] * (1 + 1e-9)));
+      if (k >= last[uz(i)] - first[uz(i)]) continue;
+      HeadPlan& part = plan_.heads[uz(i)];
+      part.all = false;
+      append_range(part.kept, 0, first[uz(i)]);
+      select_largest(scores[uz(i)], raw[uz(i)], first[uz(i)], last[uz(i)], k, 0, part.kept);
+      append_range(part.kept, last[uz(i)], rows_of(i));
+    }
+    if (book.scores.empty()) {
+      const auto from = static_cast<std::ptrdiff_t>(base), to = from + kv_heads;
+      plan_.scores.assign(std::make_move_iterator(scores.begin() + from),
+                          std::make_move_iterator(scores.begin() + to));
+      plan_.raw.assign(std::make_move_iterator(raw.begin() + from),
+                       std::make_move_iterator(raw.begin() + to));
+    }
+  }
+
+  // The most rows that a head of the layers that have come can get: what the Budgeter says, or equal
+  // shares of what the caps leave.
+  std::vector<double> most_rows(const std::vector<Index>& cap, Index rows, Index total) const {
+    std::vector<double> out(uz(heads_), 0.0);
+    bool told = false;
+    books_.each([&](auto index, const auto& policy) {
+      using P = std::decay_t<decltype(policy)>;
+      if constexpr (Cascading<P>) {
+        if constexpr (requires { policy.empty(); })
+          if (policy.empty()) return;
+        const auto& own = std::get<decltype(index)::value>(measured_.states);
+        const auto& states = own.empty() ? std::get<decltype(index)::value>(books_.states) : own;
+        policy.most(books_.shape, layer_ + 1, std::span<const state_of<P>>(states),
+                    std::span<const Index>(cap), rows, double(total), std::span<double>(out));
+        told = true;
+      }
+    });
+    if (told) return out;
+    std::vector<Index> equal(uz(heads_));
+    water_fill(std::vector<double>(uz(heads_), 1.0), std::vector<Index>(uz(heads_), 0), cap, total,
+               equal);
+    // Rounding may fall otherwise when all layers are there.
+    for (Index i = 0; i < heads_; ++i) out[uz(i)] = double(equal[uz(i)] + 1);
+    return out;
   }
 
   // ---- chunk by chunk, each row once (reach Chunks)
@@ -162,13 +299,19 @@ class Judgement {
     const auto ready = [&](Index i) {
       return !skips_layer(scorer, layer_of(i)) && rows_of(i) - at[uz(i)] >= reach.chunk + ahead;
     };
+    std::vector<Index> all_last(uz(heads_));
+    for (Index i = 0; i < heads_; ++i)
+      all_last[uz(i)] = skips_layer(scorer, layer_of(i))
+                            ? start[uz(i)]
+                            : std::max(start[uz(i)], rows_of(i) - ahead);
     bool demanded = false;
     for (;;) {
-      std::vector<Index> cap(uz(heads_), 0), floor(uz(heads_), 0);
+      std::vector<Index> cap(uz(heads_), 0), last = at;
       Index total = 0;
       for (Index i = 0; i < heads_; ++i)
         if (ready(i)) {
           cap[uz(i)] = reach.chunk;
+          last[uz(i)] = at[uz(i)] + reach.chunk;
           total += static_cast<Index>(keep_.fraction * double(reach.chunk) + 1e-9);
         }
       if (sum(cap) == 0) break;
@@ -182,9 +325,8 @@ class Judgement {
       });
       const Shared shared = sharing(scorer);
       merge_shared(shared, scores, raw);
-      std::vector<double> quota(uz(heads_), double(total) / double(heads_));
-      budget(scores, quota);
-      const std::vector<Index> granted = fill(shared, quota, floor, cap, total);
+      const std::vector<Index> granted =
+          grant(shared, {&scores, at, last, start, all_last, true}, cap, {}, total);
       for (Index i = 0; i < heads_; ++i) {
         if (cap[uz(i)] == 0) continue;
         HeadPlan& part = plan_.heads[uz(i)];
@@ -206,24 +348,27 @@ class Judgement {
     if (keep_.tokens > 0 || keep_.bytes > 0) drop_oldest(start);
   }
 
-  // Under a limit the oldest closed rows leave; sinks and open rows are floors.
+  // Under a limit the oldest closed rows leave; sinks and open rows are pins.
   void drop_oldest(const std::vector<Index>& start) {
-    std::vector<Index> held(uz(heads_)), floor(uz(heads_));
+    std::vector<Index> held(uz(heads_)), pins(uz(heads_)), cap(uz(heads_)), first(uz(heads_)),
+        last(uz(heads_));
     for (Index i = 0; i < heads_; ++i) {
       HeadPlan& part = plan_.heads[uz(i)];
       const Index closed = part.all ? start[uz(i)] : part.closed;
       held[uz(i)] = part.all ? rows_of(i) : static_cast<Index>(part.kept.size());
-      floor[uz(i)] = held[uz(i)] - std::max<Index>(0, closed - keep_.sinks);
+      cap[uz(i)] = std::max<Index>(0, closed - keep_.sinks);
+      pins[uz(i)] = held[uz(i)] - cap[uz(i)];
+      // Seen from the rows before this plan, for a Budgeter that has not measured yet.
+      first[uz(i)] = std::min(keep_.sinks, rows_of(i));
+      last[uz(i)] = std::max(first[uz(i)], start[uz(i)]);
     }
-    const std::vector<double> even(uz(heads_), 1.0);
-    const Index total = limit_rows(held, floor, even);
-    if (total >= sum(held)) return;
-    std::vector<double> quota(uz(heads_), double(total) / double(heads_));
-    budget({}, quota);
-    const std::vector<Index> granted = fill(keep_.shared, quota, floor, held, total);
+    const Index limit = limit_rows(held, pins);
+    if (limit >= sum(held)) return;
+    const std::vector<Index> granted =
+        grant(keep_.shared, {nullptr, first, last, first, last}, cap, pins, limit - sum(pins));
     for (Index i = 0; i < heads_; ++i) {
       HeadPlan& part = plan_.heads[uz(i)];
-      const Index excess = held[uz(i)] - granted[uz(i)];
+      const Index excess = cap[uz(i)] - granted[uz(i)];
       if (excess <= 0) continue;
       if (part.all) {
         part.all = false;
@@ -241,8 +386,7 @@ class Judgement {
 
   // Rows that may stay in all heads together under tokens or bytes; all of them if the limit is not
   // reached.
-  Index limit_rows(const std::vector<Index>& held, const std::vector<Index>& floor,
-                   const std::vector<double>& weight) const {
+  Index limit_rows(const std::vector<Index>& held, const std::vector<Index>& floor) const {
     const bool whole = prefill(books_);
     if (keep_.tokens > 0) {
       const Index limit = keep_.tokens * heads_;
@@ -256,12 +400,12 @@ class Judgement {
       return whole ? limit : std::max(sum(floor), limit - slack * heads_);
     }
     if (price_(held, whole) <= keep_.bytes) return sum(held);
+    // As if the budget was even; grant() cuts further if the real one costs more.
+    const std::vector<double> even(uz(heads_), 1.0);
     const auto fits = [&](Index total) {
       std::vector<Index> rows(uz(heads_));
-      water_fill(weight, floor, held, total, rows);
-      if (!whole)
-        for (Index& r : rows) r += keep_.every;
-      return price_(rows, whole) <= keep_.bytes;
+      water_fill(even, floor, held, total, rows);
+      return fits_bytes(rows, whole);
     };
     Index low = sum(floor), high = sum(held);
     if (!fits(low)) {
@@ -277,15 +421,22 @@ class Judgement {
     return low;
   }
 
+  // Rows that are left after a judgement: room for those of the next `every` steps.
+  bool fits_bytes(std::vector<Index> rows, bool whole) const {
+    if (!whole)
+      for (Index& r : rows) r += keep_.every;
+    return price_(rows, whole) <= keep_.bytes;
+  }
+
   // ---- scores
 
   template <class P>
   void demand(const P& policy) const {
     for (int layer = 0; layer < books_.shape.layers; ++layer) {
       if (books_.layers[uz(layer)].seen() == 0 || skips_layer(policy, layer)) continue;
+      if (!books_.layers[uz(layer)].scores.empty() || (layer_ >= 0 && layer != layer_)) continue;
       if (window_of(policy) > 0) books_.demand_window(layer);
-      if (observes(policy) &&
-          (asks(needs_of(policy), Need::attention) || asks(needs_of(policy), Need::queries)))
+      if (observes(policy) && asks(observe_needs_of(policy), Need::attention | Need::queries))
         books_.demand_all(layer);
     }
   }
@@ -300,18 +451,8 @@ class Judgement {
     Head head = books_.template view<I>(layer, h, base, count, positions);
     head.first = first;
     head.last = last;
-    const Need needs = needs_of(scorer);
     Floats keys, values;
-    if (asks(needs, Need::keys)) keys.reserve(std::max<Index>(1, count * books_.shape.head_dim));
-    if (asks(needs, Need::values))
-      values.reserve(std::max<Index>(1, count * books_.shape.value_width()));
-    if (keys.data() || values.data())
-      source_.read(layer, h, base, count, keys.data(), values.data());
-    if (keys.data())
-      point(head.keys, keys.data(), count, books_.shape.head_dim, books_.shape.head_dim);
-    if (values.data())
-      point(head.values, values.data(), count, books_.shape.value_width(),
-            books_.shape.value_width());
+    show_rows(head, needs_of(scorer), base, count, keys, values);
     Matrix attention;
     if (const Index w = window_of(scorer); w > 0) {
       attention = books_.window_attention(layer, h, w, source_);
@@ -321,7 +462,7 @@ class Judgement {
     if constexpr (requires { scorer.score(head, std::span<float>(scores)); })
       scorer.score(head, std::span<float>(scores));
     else
-      scorer.score(head, std::get<I>(books_.ledger(i).states), std::span<float>(scores));
+      scorer.score(head, std::get<I>(books_.states)[uz(i)], std::span<float>(scores));
     if (const Pooling pooling = pooling_of(scorer);
         pooling.kind != PoolKind::none && pooling.width > 1) {
       raw = scores;
@@ -364,64 +505,198 @@ class Judgement {
       }
   }
 
+  // Keys and values of `count` rows from `base` on, if they are asked for.
+  void show_rows(Head& head, Need needs, Index base, Index count, Floats& keys,
+                 Floats& values) const {
+    const Index dim = books_.shape.head_dim, width = books_.shape.value_width();
+    if (asks(needs, Need::keys)) keys.reserve(std::max<Index>(1, count * dim));
+    if (asks(needs, Need::values)) values.reserve(std::max<Index>(1, count * width));
+    if (keys.data() || values.data())
+      source_.read(head.layer, head.head, base, count, keys.data(), values.data());
+    if (keys.data()) point(head.keys, keys.data(), count, dim, dim);
+    if (values.data()) point(head.values, values.data(), count, width, width);
+  }
+
   // ---- budgets
+
+  // What Budgeters are shown: the candidates that are judged now, [first, last) of every head, and
+  // their scores, which begin at row 0 of the head or, in a chunk, at its first row. For what is
+  // measured once: all candidates there are.
+  struct Candidates {
+    const std::vector<std::vector<float>>* scores;
+    const std::vector<Index>& first;
+    const std::vector<Index>& last;
+    const std::vector<Index>& all_first;
+    const std::vector<Index>& all_last;
+    bool chunk = false;
+  };
+
+  // How many candidates of every head stay: `total` in all.
+  std::vector<Index> grant(Shared shared, const Candidates& candidates,
+                           const std::vector<Index>& cap, const std::vector<Index>& pins,
+                           Index total) {
+    measure_all(candidates);
+    for (;;) {
+      // Another round needs what was measured as it was.
+      const bool once = keep_.bytes == 0 || pins.empty();
+      Measurements<Ps...> measured = once ? std::move(measured_) : measured_;
+      const std::vector<double> quota = share(candidates, cap, total, measured);
+      std::vector<Index> granted = fill(shared, quota, cap, total);
+      // A ragged budget may cost more than the even one by which the limit in bytes was turned into
+      // rows.
+      if (!once && total > 0) {
+        std::vector<Index> rows = pins;
+        for (Index i = 0; i < heads_; ++i) rows[uz(i)] += granted[uz(i)];
+        if (!fits_bytes(std::move(rows), prefill(books_))) {
+          total = std::max<Index>(0, total - std::max(heads_, total / 64));
+          continue;
+        }
+      }
+      measured_ = std::move(measured);
+      return granted;
+    }
+  }
 
   // Every Budgeter rewrites the quotas: those that see the whole model first, then in the order
   // they were named.
-  void budget(const std::vector<std::vector<float>>& scores, std::vector<double>& quota) const {
+  std::vector<double> share(const Candidates& candidates, const std::vector<Index>& cap,
+                            Index total, Measurements<Ps...>& measured) const {
+    // Equal among the heads that have candidates.
+    const auto active = heads_ - std::count(cap.begin(), cap.end(), Index{0});
+    std::vector<double> quota(uz(heads_), 0.0);
+    for (Index i = 0; i < heads_; ++i)
+      if (cap[uz(i)] > 0) quota[uz(i)] = double(total) / double(active);
+    // The scores of closed rows are gone: all heads give up the same part of what they hold.
+    if (!candidates.scores && budgeters_read_scores()) {
+      std::copy(cap.begin(), cap.end(), quota.begin());
+      return quota;
+    }
     for (const bool model_wide : {true, false})
       books_.each([&](auto index, const auto& policy) {
+        constexpr std::size_t I = decltype(index)::value;
         using P = std::decay_t<decltype(policy)>;
         if constexpr (Budgeter<P>) {
           if (model_wide != requires { P::all_layers; }) return;
-          std::vector<state_of<P>> measured;
-          measured.reserve(uz(heads_));
-          for (Index i = 0; i < heads_; ++i)
-            measured.push_back(std::get<decltype(index)::value>(books_.ledger(i).states));
-          if constexpr (Measurer<P>)
-            detail::run(books_.executor, heads_, [&](Index i) {
-              measure<decltype(index)::value>(policy, i, scores, measured[uz(i)]);
-            });
-          policy.share(books_.shape, std::span<const state_of<P>>(measured),
-                       std::span<double>(quota));
+          auto& own = std::get<I>(measured.states);
+          if constexpr (changes_states<P>) {
+            if (own.empty()) own = std::get<I>(books_.states);
+            policy.share(books_.shape, std::span<state_of<P>>(own), std::span<double>(quota));
+          } else {
+            const auto& states = own.empty() ? std::get<I>(books_.states) : own;
+            policy.share(books_.shape, std::span<const state_of<P>>(states),
+                         std::span<double>(quota));
+          }
+          scale_to(quota, double(total));
         }
       });
     for (Index i = 0; i < heads_; ++i)
       if (!std::isfinite(quota[uz(i)]) || quota[uz(i)] < 0)
         fail("quota: a Budgeter gave head ", head_of(i), " of layer ", layer_of(i),
              " a quota that is negative or not finite");
+    return quota;
+  }
+
+  bool budgeters_read_scores() const {
+    bool any = false;
+    books_.each([&](auto, const auto& policy) {
+      if constexpr (Budgeter<std::decay_t<decltype(policy)>>)
+        any = any || asks(measure_needs_of(policy, true), Need::scores);
+    });
+    return any;
+  }
+
+  // Budgeters look at the heads that they have to look at.
+  void measure_all(const Candidates& candidates) {
+    if (!candidates.scores && budgeters_read_scores()) return;
+    books_.each([&](auto index, const auto& policy) {
+      constexpr std::size_t I = decltype(index)::value;
+      using P = std::decay_t<decltype(policy)>;
+      if constexpr (Budgeter<P> && Measurer<P>) {
+        auto& states = std::get<I>(measured_.states);
+        const auto fresh = [&](Index i) {
+          return rows_of(i) > 0 && !looked_[I] && (layer_ < 0 || layer_of(i) == layer_) &&
+                 !books_.layers[uz(layer_of(i))].measured[I];
+        };
+        bool any = measures_again(policy);
+        for (Index i = 0; i < heads_ && measures_once(policy); ++i) any = any || fresh(i);
+        if (!any) return;
+        if (states.empty()) states = std::get<I>(books_.states);
+        detail::run(books_.executor, heads_, [&](Index i) {
+          if (measures_once(policy) && fresh(i))
+            measure<I>(policy, i, false, candidates, states[uz(i)]);
+          if (measures_again(policy)) measure<I>(policy, i, true, candidates, states[uz(i)]);
+        });
+        looked_[I] = true;
+      }
+    });
   }
 
   template <std::size_t I, class P>
-  void measure(const P& policy, Index i, const std::vector<std::vector<float>>& scores,
+  void measure(const P& policy, Index i, bool again, const Candidates& candidates,
                state_of<P>& state) const {
+    const int layer = layer_of(i), h = head_of(i);
     std::vector<Position> positions;
-    Head head = books_.template view<I>(layer_of(i), head_of(i), 0, rows_of(i), positions);
-    if (!scores.empty()) head.scores = scores[uz(i)];
-    Matrix attention;
-    if (const Index w = window_of(policy); w > 0) {
-      books_.demand_window(layer_of(i));
-      attention = books_.window_attention(layer_of(i), head_of(i), w, source_);
-      point(head.attention, attention.data(), attention.rows(), attention.cols(), attention.cols());
+    Head head = books_.template view<I>(layer, h, 0, rows_of(i), positions);
+    head.first = (again ? candidates.first : candidates.all_first)[uz(i)];
+    head.last = (again ? candidates.last : candidates.all_last)[uz(i)];
+    const Need needs = measure_needs_of(policy, again);
+    if (asks(needs, Need::scores) && head.first < head.last)
+      head.scores = std::span<const float>((*candidates.scores)[uz(i)])
+                        .subspan(candidates.chunk ? 0 : uz(head.first), uz(head.last - head.first));
+    if (observes(policy) && rows_of(i) > 0 &&
+        asks(observe_needs_of(policy), Need::attention | Need::queries))
+      books_.demand_all(layer);
+    Floats keys, values;
+    show_rows(head, needs, 0, rows_of(i), keys, values);
+    Matrix attention, queries;
+    std::vector<Position> at;
+    if (const Index w = window_of(policy); w > 0 && rows_of(i) > 0) {
+      const bool wants_queries = asks(needs, Need::queries);
+      if (wants_queries || asks(needs, Need::attention)) books_.demand_window(layer, wants_queries);
+      if (asks(needs, Need::attention)) {
+        attention = books_.window_attention(layer, h, w, source_);
+        point(head.attention, attention.data(), attention.rows(), attention.cols(),
+              attention.cols());
+      }
+      if (wants_queries) {
+        const Matrix all = books_.window_queries(layer, w, at);
+        const Index group = books_.shape.group(), dim = books_.shape.head_dim;
+        queries.resize(all.rows() * group, dim);
+        for (Index t = 0; t < all.rows(); ++t)
+          std::copy_n(all.row(t).data() + h * group * dim, group * dim,
+                      queries.row(t * group).data());
+        point(head.queries, queries.data(), queries.rows(), dim, dim);
+        head.query_positions = at;
+      }
     }
-    policy.measure(head, state);
+    if constexpr (requires { policy.measure(head, state, again); })
+      policy.measure(head, state, again);
+    else
+      policy.measure(head, state);
+  }
+
+  // What has to outlive this plan. A measurement that is made anew each time does not.
+  void persist() {
+    bool any = false;
+    books_.each([&](auto index, const auto& policy) {
+      using P = std::decay_t<decltype(policy)>;
+      auto& states = std::get<decltype(index)::value>(measured_.states);
+      if constexpr (Budgeter<P>) {
+        if (!changes_states<P> && measures_again(policy)) states.clear();
+      }
+      any = any || !states.empty();
+    });
+    if (any) plan_.measured = std::make_shared<Measurements<Ps...>>(std::move(measured_));
   }
 
   // Rounds quotas to rows, exact in total. Heads that share a set get the same number.
   std::vector<Index> fill(Shared shared, const std::vector<double>& quota,
-                          const std::vector<Index>& floor, const std::vector<Index>& cap,
-                          Index total) const {
+                          const std::vector<Index>& cap, Index total) const {
     const Index g = sharers(shared);
-    std::vector<Index> out(uz(heads_));
-    if (g == 1) {
-      water_fill(quota, floor, cap, total, out);
-      return out;
-    }
     const std::size_t sets = uz(heads_ / g);
     std::vector<double> weight(sets, 0.0);
-    std::vector<Index> low(sets), high(sets), rows(sets);
+    std::vector<Index> low(sets, 0), high(sets), rows(sets), out(uz(heads_));
     for (std::size_t s = 0; s < sets; ++s) {
-      low[s] = floor[s * uz(g)];
       high[s] = cap[s * uz(g)];
       for (Index k = 0; k < g; ++k) weight[s] += quota[s * uz(g) + uz(k)] / double(g);
     }
@@ -439,7 +714,10 @@ class Judgement {
   const Pricing& price_;
   Keep keep_;
   Index heads_;
+  int layer_ = -1;  // judged alone
   Plan plan_;
+  Measurements<Ps...> measured_;              // states that this plan measured or changed
+  std::array<bool, sizeof...(Ps)> looked_{};  // a policy measured during this plan
 };
 
 }  // namespace detail

@@ -122,23 +122,23 @@ class KVCache {
       if (coded_) seal();
       return planner_.mark();
     }
-    const Plan plan = planner_.plan(source, pricing);
-    std::size_t plan_bytes = 0;
-    for (const HeadPlan& head : plan.heads)
-      plan_bytes += head.kept.capacity() * sizeof(std::int32_t);
-    peak_bytes_ = std::max(peak_bytes_, bytes() + plan_bytes);
-    const bool trim = planner_.prefill();
-    detail::run(planner_.executor(), shape().heads(), [&](Index i) {
-      const HeadPlan& head = plan.heads[detail::uz(i)];
-      if (coded_)
-        seal(i, head.all ? std::span<const std::int32_t>{} : head.kept, head.all, head.closed,
-             trim);
-      else if (!head.all)
-        stores_[detail::uz(i)].keep(head.kept, trim);
-    });
-    if (!plan.empty()) ++compressions_;
-    planner_.commit(plan);
+    carry_out(planner_.plan(source, pricing));
   }
+
+  // During a prefill that goes layer by layer, after the whole prompt went through `layer`: drops
+  // what cannot stay whatever the other layers need, so that the peak is lower; the last layer ends
+  // the pass as compress() does, with the same rows. Only with a budget that shrinks as layers
+  // arrive: ZigZagKV, or none.
+  void compress(int layer) {
+    planner_.check_layer(layer);
+    static_assert(detail::CheckCascade<Ps...>::ok);
+    if (layer == shape().layers - 1) return compress();
+    carry_out(planner_.plan(layer, StoreSource(*this)));
+  }
+
+  // Budgeters that measured once (ZigZagKV, UNComp) measure again at the next compression that can
+  // drop rows: for a sequence whose text has changed its kind.
+  void remeasure() { planner_.remeasure(); }
 
   // Read back one KV head: rows in position order, as f32 [rows, head_dim] and [rows, value_dim].
   Index size(int layer, int head) const { return planner_.size(layer, head); }
@@ -242,6 +242,24 @@ class KVCache {
    private:
     const KVCache& cache_;
   };
+
+  void carry_out(const Plan& plan) {
+    std::size_t plan_bytes = 0;
+    for (const HeadPlan& head : plan.heads)
+      plan_bytes += head.kept.capacity() * sizeof(std::int32_t);
+    peak_bytes_ = std::max(peak_bytes_, bytes() + plan_bytes);
+    const bool trim = planner_.prefill();
+    detail::run(planner_.executor(), shape().heads(), [&](Index i) {
+      const HeadPlan& head = plan.heads[detail::uz(i)];
+      if (coded_)
+        seal(i, head.all ? std::span<const std::int32_t>{} : head.kept, head.all, head.closed,
+             trim);
+      else if (!head.all)
+        stores_[detail::uz(i)].keep(head.kept, trim);
+    });
+    if (!plan.empty()) ++compressions_;
+    planner_.commit(plan);
+  }
 
   // Takes back rows that were written before an error.
   struct Rollback {

@@ -6,7 +6,6 @@
 #include <array>
 #include <cstdint>
 #include <span>
-#include <tuple>
 #include <vector>
 
 #include "../core/concepts.hpp"
@@ -23,7 +22,6 @@ struct Ledger {
   Index seen = 0;  // rows ever appended
   std::int64_t newest_dropped = -1;  // position of the newest row that ever left
   std::array<std::vector<std::vector<float>>, sizeof...(Ps)> columns;
-  std::tuple<state_of<Ps>...> states;
 
   Index rows() const { return static_cast<Index>(positions.size()); }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstring>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,9 +22,12 @@ struct HeadPlan {
 };
 
 struct Plan {
-  std::vector<HeadPlan> heads;  // [layer * kv_heads + head]
-  bool judged = false;          // rows were judged, even if all of them stay
-  std::uint64_t version = 0;    // of the ledger it was made from
+  std::vector<HeadPlan> heads;               // [layer * kv_heads + head]
+  bool judged = false;                       // rows were judged, even if all of them stay
+  std::uint64_t version = 0;                 // of the ledger it was made from
+  std::shared_ptr<void> measured = nullptr;  // by Budgeters, for commit
+  int layer = -1;                            // made by plan(layer): only layers up to this one
+  std::vector<std::vector<float>> scores = {}, raw = {};  // of that layer, for commit
 
   // True if no row leaves any head.
   bool empty() const {

@@ -71,6 +71,8 @@ class Planner {
     for (auto& head : book.heads) head.append(positions);
     for (Matrix& attention : book.attention) attention.resize(0, 0);
     if (tokens > 0) book.next = to_int(positions.back()) + 1;
+    book.forget_scores();
+    ++book.version;
   }
 
   // Queries of a forward pass, after append(): element (token, query head, channel). They belong to
@@ -115,6 +117,7 @@ class Planner {
       at[detail::uz(t)] = Position{rows.positions[detail::uz(rows.rows() - w + t)]};
     books_.show(layer, head, rows.rows(), attention, make_rows(nullptr, 0, 0, 0), at);
     if (head == books_.shape.kv_heads - 1) book.observed += w;
+    ++book.version;
     book.attention[detail::uz(head)] = std::move(newest);
   }
 
@@ -154,18 +157,26 @@ class Planner {
   // Which rows stay. Changes nothing: a plan may be dropped. `source(layer, head)` lends keys and
   // values.
   Plan plan(const Source& source) const {
-    return plan(detail::ViewSource(books_.shape, source),
-                [this](std::span<const Index> rows, bool) {
-                  const Shape& s = books_.shape;
-                  std::size_t sum = 0;
-                  for (const Index r : rows)
-                    sum += detail::uz(r * (s.head_dim + s.value_width()) * size_of(s.dtype));
-                  return sum;
-                });
+    return plan(detail::ViewSource(books_.shape, source), plain_price());
   }
   Plan plan(const RowSource& source, const Pricing& price) const {
     Plan plan = detail::Judgement<Ps...>(books_, source, price).run();
-    plan.version = version_;
+    plan.version = version();
+    return plan;
+  }
+  // During a prefill that goes layer by layer, after the whole prompt went through `layer`: rows of
+  // this layer and of those before it that cannot stay whatever the other layers need. The sets
+  // after plan() at the end are the same, the peak is lower. Layers to come are taken to get as many
+  // rows as this one. Does nothing after the first compression.
+  Plan plan(int layer, const Source& source) const {
+    return plan(layer, detail::ViewSource(books_.shape, source));
+  }
+  Plan plan(int layer, const RowSource& source) const {
+    static_assert(detail::CheckCascade<Ps...>::ok);
+    check_layer(layer);
+    const Pricing price = plain_price();
+    Plan plan = detail::Judgement<Ps...>(books_, source, price).run_layer(layer);
+    plan.version = version();
     return plan;
   }
   // False if plan() would keep everything without looking at a row. Allocates nothing.
@@ -176,8 +187,9 @@ class Planner {
   // Carries a plan out in the books, after the rows were moved: the only place where rows leave
   // them.
   void commit(const Plan& plan) {
-    if (plan.version != version_ || plan.heads.size() != detail::uz(books_.shape.heads()))
+    if (plan.version != version() || plan.heads.size() != detail::uz(books_.shape.heads()))
       fail("plan: it was made from another state of this planner");
+    if (plan.layer >= 0) return commit_layer(plan);
     const bool whole = prefill();
     for (Index i = 0; i < books_.shape.heads(); ++i) {
       const HeadPlan& part = plan.heads[detail::uz(i)];
@@ -187,23 +199,33 @@ class Planner {
     }
     for (auto& book : books_.layers) {
       for (Matrix& attention : book.attention) attention = Matrix();
-      if (plan.judged) {
-        book.judged_at = book.seen();
-        book.window.shrink(queries_until_next(whole));
-      }
+      if (plan.judged) book.judged_at = book.seen();
     }
+    if (plan.measured) take(*static_cast<detail::Measurements<Ps...>*>(plan.measured.get()));
+    if (plan.judged)
+      for (auto& book : books_.layers) book.window.shrink(queries_until_next(whole));
     mark();
     ++version_;
   }
   // A forward pass ended and nothing was to go.
   void mark() {
-    for (auto& book : books_.layers) book.committed_at = book.seen();
+    for (auto& book : books_.layers) {
+      book.committed_at = book.seen();
+      book.forget_scores();
+    }
   }
   // The rows since the last commit came in one large piece: a compression then gives back every
   // spare row.
   bool prefill() const { return detail::Judgement<Ps...>::prefill(books_); }
 
-  // Forgets rows at position p and later. Columns of the rows that stay keep what they gathered.
+  // Budgeters that measured once measure again at the next compression that can drop rows.
+  void remeasure() {
+    books_.forget_measurements();
+    ++version_;
+  }
+
+  // Forgets rows at position p and later. Columns of the rows that stay keep what they gathered,
+  // and so do states, as long as any row stays.
   void truncate(Position p) {
     if (to_int(p) < 0) fail("position: it is negative");
     for (auto& book : books_.layers) {
@@ -216,23 +238,30 @@ class Planner {
       book.judged_at = std::min(book.judged_at, book.seen());
       book.committed_at = std::min(book.committed_at, book.seen());
       book.window.truncate(p);
+      book.forget_scores();
       for (Matrix& attention : book.attention) attention = Matrix();
     }
+    Index held = 0;
+    for (Index i = 0; i < books_.shape.heads(); ++i) held += books_.ledger(i).rows();
+    if (held == 0) books_.reset_states();
     ++version_;
   }
   // Forgets everything; policies and executor stay.
   void clear() {
+    version_ = version() + 1;
     books_.reset();
-    ++version_;
   }
 
   // Bytes of the books, and what they would be with that many rows per head.
   std::size_t bytes() const {
-    std::size_t sum = 0;
+    std::size_t sum = books_.state_bytes();
     for (const auto& book : books_.layers) {
       sum += sizeof(book) + book.window.bytes() + book.attention.capacity() * sizeof(Matrix);
       for (const auto& head : book.heads) sum += head.bytes();
       for (const Matrix& own : book.attention) sum += detail::uz(own.size()) * sizeof(float);
+      for (const auto* of_heads : {&book.scores, &book.raw})
+        for (const auto& scores : *of_heads)
+          sum += sizeof(scores) + scores.capacity() * sizeof(float);
     }
     return sum;
   }
@@ -240,7 +269,7 @@ class Planner {
     const Shape& s = books_.shape;
     // Between compressions the window of queries fills up again.
     const bool retained = !trimmed || queries_until_next(true) > 0;
-    std::size_t sum = 0;
+    std::size_t sum = books_.state_bytes();
     for (const auto& book : books_.layers)
       sum += sizeof(book) + book.attention.capacity() * sizeof(Matrix) +
              detail::QueryWindow::bytes_for(retained ? books_.window : 0,
@@ -322,6 +351,7 @@ class Planner {
     book.window.push(queries, tokens, Index{books_.shape.query_heads} * books_.shape.head_dim,
                      books_.window, books_.shape.dtype, positions);
     book.observed += tokens;
+    ++book.version;
   }
   // Rows of a head before position p.
   Index rows_before(int layer, int head, Position p) const {
@@ -353,6 +383,62 @@ class Planner {
     // first.
     const bool at_once = keep.fraction <= 0 && whole;
     return at_once ? books_.window : std::max<Index>(0, books_.window - keep.every);
+  }
+  // Changes with everything that a plan depends on.
+  std::uint64_t version() const {
+    std::uint64_t sum = version_;
+    for (const auto& book : books_.layers) sum += book.version;
+    return sum;
+  }
+  // Bytes of keys and values alone.
+  Pricing plain_price() const {
+    return [this](std::span<const Index> rows, bool) {
+      const Shape& s = books_.shape;
+      std::size_t sum = 0;
+      for (const Index r : rows)
+        sum += detail::uz(r * (s.head_dim + s.value_width()) * size_of(s.dtype));
+      return sum;
+    };
+  }
+  // Rows leave, scores follow those that stay; nothing counts as judged yet.
+  void commit_layer(const Plan& plan) {
+    const Index heads = books_.shape.kv_heads;
+    if (!plan.scores.empty()) {
+      auto& book = books_.layers[detail::uz(plan.layer)];
+      book.scores = plan.scores;
+      book.raw = plan.raw;
+    }
+    for (Index i = 0; i < heads * (plan.layer + 1); ++i) {
+      const HeadPlan& part = plan.heads[detail::uz(i)];
+      if (part.all) continue;
+      books_.ledger(i).keep(part.kept, true);
+      auto& book = books_.layers[detail::uz(i / heads)];
+      for (auto* of_heads : {&book.scores, &book.raw}) {
+        auto& scores = (*of_heads)[detail::uz(i % heads)];
+        if (scores.empty()) continue;
+        std::vector<float> kept(part.kept.size());
+        for (std::size_t r = 0; r < kept.size(); ++r)
+          kept[r] = scores[static_cast<std::size_t>(part.kept[r])];
+        scores = std::move(kept);
+      }
+    }
+    for (Matrix& attention : books_.layers[detail::uz(plan.layer)].attention) attention = Matrix();
+    if (plan.measured)
+      take(*static_cast<detail::Measurements<Ps...>*>(plan.measured.get()), plan.layer);
+    ++version_;
+  }
+  // What a plan measured stays; of one layer, or of all.
+  void take(detail::Measurements<Ps...>& fresh, int layer = -1) {
+    books_.each([&](auto index, const auto&) {
+      constexpr std::size_t I = decltype(index)::value;
+      auto& states = std::get<I>(fresh.states);
+      if (states.empty()) return;
+      std::get<I>(books_.states) = std::move(states);
+      for (std::size_t l = 0; l < books_.layers.size(); ++l)
+        if (books_.layers[l].seen() > 0 && (layer < 0 || static_cast<int>(l) == layer))
+          books_.layers[l].measured[I] = true;
+    });
+    books_.update_window();
   }
 
   detail::Books<Ps...> books_;

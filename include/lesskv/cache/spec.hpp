@@ -2,10 +2,12 @@
 // The text form of policies: "keep(fraction=0.25, sinks=16) + lagkv(lag=128)".
 //
 //   spec   = part { "+" part } | "exact"
-//   part   = name [ "(" key "=" value { "," key "=" value } ")" ]
-//   value  = number | true | false | word | value { ":" value }        (lists: skip_layers=0:1)
+//   part   = name [ "(" argument { "," argument } ")" ]
+//   argument = key "=" value | part                    (part: a scorer that the named one is made of)
+//   value  = number | true | false | word | value { ":" value } | part   (lists: skip_layers=0:1)
 //
-// Spaces are ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or
+// "maxrank(h2o(age_normalised=true), keydiff, offsets=0:-0.04) + globalcut(by=keydiff)" names
+// scorers inside others. Spaces are ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or
 // model); `store` takes dtype=f32, f16 or bf16; every other name is a method of methods.hpp. What
 // the user does not say about sinks and recent rows is filled in from the method's published pins.
 #pragma once
@@ -17,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,7 +37,8 @@ struct PolicySpec {
   AnyBudgeter budgeter;
   AnyCodec codec;
   std::optional<DType> dtype;
-  std::string methods;  // the text of all parts but `keep`
+  std::string methods;    // the text of all parts but `keep`
+  int methods_named = 0;  // scorers and budgeters, those inside others included
 
   // Something says how much to keep.
   bool has_amount() const {
@@ -77,6 +81,11 @@ struct MethodInfo {
 
 namespace detail {
 
+// Stands for any scorer where only the name of a combinator is asked for.
+struct StandInScorer {
+  void score(const Head&, std::span<float>) const {}
+};
+
 struct SpecPart {
   std::string name;
   std::vector<std::pair<std::string, std::string>> arguments;
@@ -96,16 +105,29 @@ inline std::vector<SpecPart> split_spec(std::string_view spec) {
       fail("spec: ", what, " is missing at character ", start + 1, " of '", text, "'");
     return text.substr(start, at - start);
   };
+  // A word with the parentheses that follow it, whatever is inside.
+  const auto nested = [&](std::string begin) {
+    if (at >= text.size() || text[at] != '(') return begin;
+    const std::size_t start = at;
+    for (int depth = 0; at < text.size();) {
+      depth += text[at] == '(' ? 1 : text[at] == ')' ? -1 : 0;
+      ++at;
+      if (depth == 0) return begin + text.substr(start, at - start);
+    }
+    fail("spec: '", begin, "': ')' is missing");
+  };
   while (at < text.size() || !parts.empty()) {
     SpecPart part{word("a name"), {}};
     if (at < text.size() && text[at] == '(') {
       ++at;
       while (at < text.size() && text[at] != ')') {
         std::string key = word("a parameter");
-        if (at >= text.size() || text[at] != '=')
-          fail("spec: '", part.name, "': '=' is missing after '", key, "'");
-        ++at;
-        part.arguments.emplace_back(std::move(key), word("a value"));
+        if (at < text.size() && text[at] == '=') {
+          ++at;
+          part.arguments.emplace_back(std::move(key), nested(word("a value")));
+        } else {
+          part.arguments.emplace_back("", nested(std::move(key)));
+        }
         if (at < text.size() && text[at] == ',')
           ++at;
         else
@@ -193,10 +215,29 @@ void parse_value(const std::string& where, const std::string& text, std::vector<
   }
 }
 
+// Enumerations name their values: std::array<std::string_view, n> names_of(T).
+template <class T>
+requires std::is_enum_v<T>
+void parse_value(const std::string& where, const std::string& text, T& out) {
+  std::string list;
+  int value = 0;
+  for (const std::string_view name : names_of(T{})) {
+    if (text == name) {
+      out = static_cast<T>(value);
+      return;
+    }
+    ++value;
+    list += (list.empty() ? "" : ", ") + std::string(name);
+  }
+  fail("spec: ", where, ": '", text, "' is none of ", list);
+}
+
 template <class T>
 std::string value_text(const T& value) {
   if constexpr (std::same_as<T, bool>)
     return value ? "true" : "false";
+  else if constexpr (std::is_enum_v<T>)
+    return std::string(names_of(value)[static_cast<std::size_t>(value)]);
   else if constexpr (std::integral<T>)
     return std::to_string(value);
   else if constexpr (std::floating_point<T>) {
@@ -218,6 +259,7 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
     const std::string& key = argument.first;
     const std::string where = "keep(" + key + ")";
     std::string text = argument.second;
+    if (key.empty()) fail("spec: 'keep': '=' is missing after '", text, "'");
     if (key == "fraction")
       parse_value(where, text, spec.keep.fraction);
     else if (key == "tokens")
@@ -260,6 +302,7 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
 
 inline void parse_store(const SpecPart& part, PolicySpec& spec) {
   for (const auto& [key, text] : part.arguments) {
+    if (key.empty()) fail("spec: 'store': '=' is missing after '", text, "'");
     if (key != "dtype") fail_unknown("parameter of store", key, {"dtype"});
     if (text == "f32")
       spec.dtype = DType::f32;
@@ -272,10 +315,14 @@ inline void parse_store(const SpecPart& part, PolicySpec& spec) {
   }
 }
 
+// Sets the parameters of a policy. Arguments without a key are scorers and were read before; so was
+// `by`.
 template <class P>
-P parse_method(const SpecPart& part) {
-  P policy;
+void parse_parameters(const SpecPart& part, P& policy, bool has_parts = false) {
   for (const auto& argument : part.arguments) {
+    if (has_parts && (argument.first.empty() || argument.first == "by")) continue;
+    if (argument.first.empty())
+      fail("spec: '", part.name, "': '=' is missing after '", argument.second, "'");
     bool found = false;
     std::vector<std::string> known;
     P::parameters(policy, [&](const char* name, auto& field, const char*) {
@@ -286,47 +333,165 @@ P parse_method(const SpecPart& part) {
     });
     if (!found) fail_unknown("parameter of " + part.name, argument.first, known);
   }
-  return policy;
 }
 
+struct ParsedScorer {
+  AnyScorer scorer;
+  Keep published;
+  int methods = 1;  // named in it
+};
+
 template <class P>
-bool add_method(const SpecPart& part, PolicySpec& spec, Keep& published) {
-  if (part.name != P::name) return false;
-  P policy = parse_method<P>(part);
+bool add_scorer(const SpecPart& part, std::optional<ParsedScorer>& out) {
   if constexpr (Scorer<P>) {
-    if (spec.scorer) fail("spec: two policies say which rows stay; name one");
-    published.sinks = std::max(published.sinks, P::published.sinks);
-    published.recent = P::published.recent;
-    spec.scorer.emplace(std::move(policy));
-  } else if constexpr (Codec<P>) {
-    if (spec.codec) fail("spec: two policies say how rows are stored; name one");
-    published.sinks = std::max(published.sinks, P::published.sinks);
-    spec.codec = AnyCodec(std::move(policy));
+    if (part.name != P::name) return false;
+    P policy;
+    parse_parameters(part, policy);
+    out.emplace(ParsedScorer{AnyScorer(std::move(policy)), P::published, 1});
+    return true;
   } else {
-    spec.budgeter.add(std::move(policy));
+    return false;
   }
+}
+
+std::optional<ParsedScorer> parse_scorer(const SpecPart& part, auto methods, auto combinators);
+
+// One scorer, as an argument of another policy.
+inline ParsedScorer parse_inner(const std::string& outer, const std::string& text, auto methods,
+                                auto combinators) {
+  const std::vector<SpecPart> parts = split_spec(text);
+  if (parts.size() == 1)
+    if (std::optional<ParsedScorer> one = parse_scorer(parts[0], methods, combinators))
+      return std::move(*one);
+  std::vector<std::string> known;
+  [&]<class... Ps>(MethodList<Ps...>) {
+    const auto add = [&](const std::string_view name, bool scorer) {
+      if (scorer) known.emplace_back(name);
+    };
+    (add(Ps::name, Scorer<Ps>), ...);
+  }(methods);
+  fail_unknown("scorer in " + outer, parts.size() == 1 ? parts[0].name : text, known);
+}
+
+template <template <class...> class C, std::size_t N>
+AnyScorer combine(const SpecPart& part, const std::vector<AnyScorer>& scorers) {
+  return [&]<std::size_t... I>(std::index_sequence<I...>) {
+    C<std::enable_if_t<I + 1 != 0, AnyScorer>...> policy(scorers[I]...);
+    parse_parameters(part, policy, true);
+    return AnyScorer(std::move(policy));
+  }
+  (std::make_index_sequence<N>{});
+}
+
+// What a combinator is called is known without its parts.
+template <template <class...> class C>
+using NamedCombinator = C<StandInScorer>;
+
+template <template <class...> class C, int least, int most>
+bool add_combinator(Combinator<C, least, most>, const SpecPart& part,
+                    std::optional<ParsedScorer>& out, auto methods, auto combinators) {
+  if (part.name != NamedCombinator<C>::name) return false;
+  std::vector<AnyScorer> scorers;
+  Keep published;
+  int named = 0;
+  for (const auto& [key, text] : part.arguments)
+    if (key.empty()) {
+      ParsedScorer one = parse_inner(part.name, text, methods, combinators);
+      published.sinks = std::max(published.sinks, one.published.sinks);
+      published.recent = std::max(published.recent, one.published.recent);
+      named += one.methods;
+      scorers.push_back(std::move(one.scorer));
+    }
+  const int count = static_cast<int>(scorers.size());
+  if (count < least || count > most)
+    fail("spec: ", part.name, " is made of ", least == most ? "" : "at least ", least,
+         least == most ? "" : " and at most ", least == most ? "" : std::to_string(most),
+         least == 1 ? " scorer" : " scorers", ", not ", count);
+  [&]<int... n>(std::integer_sequence<int, n...>) {
+    const auto one = [&](auto number) {
+      constexpr int N = decltype(number)::value;
+      if constexpr (N >= least)
+        if (N == count)
+          out.emplace(ParsedScorer{combine<C, static_cast<std::size_t>(N)>(part, scorers),
+                                   published, named});
+    };
+    (one(std::integral_constant<int, n>{}), ...);
+  }
+  (std::make_integer_sequence<int, most + 1>{});
   return true;
 }
 
+// The scorer that a part names; none if it names something else.
+std::optional<ParsedScorer> parse_scorer(const SpecPart& part, auto methods, auto combinators) {
+  std::optional<ParsedScorer> out;
+  [&]<class... Ps>(MethodList<Ps...>) { (void)(add_scorer<Ps>(part, out) || ...); }(methods);
+  if (out) return out;
+  [&]<class... Cs>(CombinatorList<Cs...>) {
+    (void)(add_combinator(Cs{}, part, out, methods, combinators) || ...);
+  }(combinators);
+  return out;
+}
+
 template <class P>
-MethodInfo info_of() {
-  MethodInfo info{std::string(P::name),
-                  Scorer<P>  ? "scorer"
-                  : Codec<P> ? "codec"
-                             : "budgeter",
-                  std::string(P::summary),
-                  {},
-                  {}};
-  if constexpr (Scorer<P> || Codec<P>) info.published = P::published;
-  P policy;
+bool add_budgeter(const SpecPart& part, PolicySpec& spec, auto methods, auto combinators) {
+  if constexpr (!Budgeter<P>) {
+    return false;
+  } else {
+    if (part.name != P::name) return false;
+    P policy;
+    if constexpr (std::same_as<P, GlobalCut<>>) {
+      for (const auto& [key, text] : part.arguments) {
+        if (key != "by") continue;
+        ParsedScorer by = parse_inner(part.name, text, methods, combinators);
+        spec.methods_named += by.methods;
+        parse_parameters(part, policy, true);
+        spec.budgeter.add(GlobalCut<AnyScorer>{std::move(by.scorer), policy.alpha});
+        return true;
+      }
+    }
+    parse_parameters(part, policy);
+    spec.budgeter.add(std::move(policy));
+    return true;
+  }
+}
+
+template <class P>
+bool add_codec(const SpecPart& part, PolicySpec& spec, Keep& published) {
+  if constexpr (!Codec<P>) {
+    return false;
+  } else {
+    if (part.name != P::name) return false;
+    if (spec.codec) fail("spec: two policies say how rows are stored; name one");
+    P policy;
+    parse_parameters(part, policy);
+    published.sinks = std::max(published.sinks, P::published.sinks);
+    spec.codec = AnyCodec(std::move(policy));
+    return true;
+  }
+}
+
+template <class P>
+MethodInfo describe(std::string role, const P& policy) {
+  MethodInfo info{std::string(P::name), std::move(role), std::string(P::summary), {}, {}};
   P::parameters(policy, [&](const char* name, const auto& field, const char* text) {
     info.parameters.push_back({name, value_text(field), text});
   });
   return info;
 }
+template <class P>
+MethodInfo info_of() {
+  MethodInfo info = describe(Scorer<P> ? "scorer" : Codec<P> ? "codec" : "budgeter", P{});
+  if constexpr (Scorer<P> || Codec<P>) info.published = P::published;
+  return info;
+}
+template <template <class...> class C, int least, int most>
+MethodInfo info_of(Combinator<C, least, most>) {
+  return describe("scorer made of scorers", NamedCombinator<C>{});
+}
 
-template <class... Ps>
-PolicySpec parse_spec(std::string_view text, MethodList<Ps...>) {
+template <class... Ps, class... Cs>
+PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
+                      CombinatorList<Cs...> combinators) {
   PolicySpec spec;
   Keep published;
   bool sinks = false, recent = false, kept = false;
@@ -344,14 +509,27 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...>) {
     }
     std::string own = part.name;
     for (std::size_t i = 0; i < part.arguments.size(); ++i)
-      own += (i == 0 ? "(" : ",") + part.arguments[i].first + "=" + part.arguments[i].second;
+      own += (i == 0 ? "(" : ",") + part.arguments[i].first +
+             (part.arguments[i].first.empty() ? "" : "=") + part.arguments[i].second;
     spec.methods += (spec.methods.empty() ? "" : "+") + own + (part.arguments.empty() ? "" : ")");
     if (part.name == "store") {
       parse_store(part, spec);
       continue;
     }
-    if (!(add_method<Ps>(part, spec, published) || ...))
-      fail_unknown("name", part.name, {"exact", "keep", "store", std::string(Ps::name)...});
+    ++spec.methods_named;
+    if (std::optional<ParsedScorer> parsed = parse_scorer(part, methods, combinators)) {
+      if (spec.scorer) fail("spec: two policies say which rows stay; name one");
+      spec.scorer.emplace(std::move(parsed->scorer));
+      spec.methods_named += parsed->methods - 1;
+      published.sinks = std::max(published.sinks, parsed->published.sinks);
+      published.recent = parsed->published.recent;
+    } else if (!((add_budgeter<Ps>(part, spec, methods, combinators) ||
+                  add_codec<Ps>(part, spec, published)) ||
+                 ...)) {
+      std::vector<std::string> known{"exact", "keep", "store", std::string(Ps::name)...};
+      for (const MethodInfo& one : {info_of(Cs{})...}) known.push_back(one.name);
+      fail_unknown("name", part.name, known);
+    }
   }
   if (!spec.scorer) {
     if (!spec.budgeter.empty() || (kept && (!spec.codec || spec.has_amount())))
@@ -369,7 +547,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...>) {
 
 template <class List = Methods>
 PolicySpec parse_spec(std::string_view text) {
-  return detail::parse_spec(text, List{});
+  return detail::parse_spec(text, List{}, Combinators{});
 }
 
 // Names, parameters with defaults, and published pins of all methods.
@@ -377,6 +555,12 @@ template <class... Ps>
 std::vector<MethodInfo> list_methods(MethodList<Ps...> = {}) {
   return {detail::info_of<Ps>()...};
 }
-inline std::vector<MethodInfo> list_methods() { return list_methods(Methods{}); }
+inline std::vector<MethodInfo> list_methods() {
+  std::vector<MethodInfo> out = list_methods(Methods{});
+  [&]<class... Cs>(CombinatorList<Cs...>) {
+    (out.push_back(detail::info_of(Cs{})), ...);
+  }(Combinators{});
+  return out;
+}
 
 LESSKV_END_NAMESPACE

@@ -77,6 +77,18 @@ constexpr Need needs_of(const P& policy) {
     return Need::keys | Need::values;
 }
 
+// What observe() needs to see, if that is less than score() or measure() needs: `Need
+// observe_needs() const`.
+template <class P>
+constexpr Need observe_needs_of(const P& policy) {
+  if constexpr (requires {
+                  { policy.observe_needs() } -> std::same_as<Need>;
+                })
+    return policy.observe_needs();
+  else
+    return needs_of(policy);
+}
+
 // Floats per row that follow the row: `static constexpr int columns`, or `int columns() const`.
 template <class P>
 constexpr int columns_of(const P& policy) {
@@ -178,18 +190,124 @@ concept Scorer = requires(const P p, const Head& head, std::span<float> out) {
 };
 
 // Where does the budget go? share() runs once and rewrites the real-valued quota of every head
-// [layer * kv_heads + head]; several Budgeters run one after the other, those with `static
-// constexpr bool all_layers` first. The library rounds to the exact total.
+// [layer * kv_heads + head]: how many of its candidates may stay, pins apart. Several Budgeters run
+// one after the other, those with `static constexpr bool all_layers` first. The library rounds to
+// the exact total. A share() that takes a span of states that are not const may turn what was
+// measured into what has to stay.
 template <class P>
-concept Budgeter = requires(const P p, const Shape& shape, std::span<const state_of<P>> measured,
+concept Budgeter = requires(const P p, const Shape& shape, std::span<state_of<P>> measured,
                             std::span<double> quota) {
   { p.share(shape, measured, quota) } -> std::same_as<void>;
 };
 
-// Optional for a Budgeter: measure one head, on any thread, before share().
+// Optional for a Budgeter: measure one head, on any thread, before share(). What needs attention,
+// queries, keys or values is measured at the first compress() that can drop rows, and stays in the
+// state until remeasure(). What needs scores, or nothing, is measured anew each time.
 template <class P>
 concept Measurer = requires(const P p, const Head& head, state_of<P>& state) {
   p.measure(head, state);
+};
+
+// Whether a Measurer really wants to be called: `bool measures() const` for a type that only knows
+// at run time.
+template <class P>
+bool measures(const P& policy) {
+  if constexpr (!Measurer<P>)
+    return false;
+  else if constexpr (requires {
+                       { policy.measures() } -> std::same_as<bool>;
+                     })
+    return policy.measures();
+  else
+    return true;
+}
+
+namespace detail {
+inline constexpr Need lasting = Need::keys | Need::values | Need::queries | Need::attention;
+
+// Measured anew each time.
+template <class P>
+bool measures_again(const P& policy) {
+  if (!measures(policy)) return false;
+  if constexpr (requires {
+                  { policy.measures_again() } -> std::same_as<bool>;
+                })
+    return policy.measures_again();
+  else
+    return asks(needs_of(policy), Need::scores) || !asks(needs_of(policy), lasting);
+}
+
+// Measures once, for good.
+template <class P>
+bool measures_once(const P& policy) {
+  if (!measures(policy)) return false;
+  if constexpr (requires {
+                  { policy.measures_once() } -> std::same_as<bool>;
+                })
+    return policy.measures_once();
+  else
+    return !measures_again(policy);
+}
+
+// What measure() needs to see when it is called anew each time (`again`), or for what stays.
+template <class P>
+Need measure_needs_of(const P& policy, bool again) {
+  if (!(again ? measures_again(policy) : measures_once(policy))) return Need::nothing;
+  if constexpr (requires {
+                  { policy.measure_needs(again) } -> std::same_as<Need>;
+                })
+    return policy.measure_needs(again);
+  else
+    return needs_of(policy);
+}
+
+// share() changes what was measured.
+template <class P>
+inline constexpr bool changes_states = !requires(
+    const P p, const Shape& shape, std::span<const state_of<P>> measured, std::span<double> quota) {
+  p.share(shape, measured, quota);
+};
+
+// The state of a head before anything was observed or measured.
+template <class P>
+state_of<P> make_state(const P& policy) {
+  if constexpr (requires {
+                  { policy.make_state() } -> std::same_as<state_of<P>>;
+                })
+    return policy.make_state();
+  else
+    return {};
+}
+
+// Memory that a state owns beside itself: `std::size_t bytes() const` of the state, or a vector of
+// numbers.
+template <class S>
+std::size_t state_bytes(const S& state) {
+  if constexpr (requires {
+                  { state.bytes() } -> std::same_as<std::size_t>;
+                })
+    return state.bytes();
+  else if constexpr (requires {
+                       state.capacity();
+                       sizeof(*state.data());
+                     })
+    return state.capacity() * sizeof(*state.data());
+  else
+    return 0;
+}
+}  // namespace detail
+
+// Optional for a Budgeter: `static constexpr bool cascades = true` says that it can tell, from the
+// layers that have come, how many rows a head of theirs can get at most: compress(layer) then trims
+// them while a prefill goes on layer by layer. most() writes out[i] for the heads of layers
+// [0, seen). cap: candidates of every head; of layers to come as they are expected. rows: the rows
+// of a head. total: what all heads get together.
+template <class P>
+concept Cascading = Budgeter<P> &&
+    requires(const P p, const Shape& shape, int seen, std::span<const state_of<P>> measured,
+             std::span<const Index> cap, Index rows, double total, std::span<double> out) {
+  requires P::cascades;
+  { p.most(shape, seen, measured, cap, rows, total, out) } -> std::same_as<void>;
 };
 
 // Optional for any policy: sees every block of new queries (with Need::queries) or their attention
@@ -258,6 +376,18 @@ struct CheckPolicies {
                 "lesskv: Keep says how much stays, but nothing says which; add a Scorer, for "
                 "example LagKV{}");
   static constexpr bool ok = known;
+};
+
+// compress(layer) is allowed.
+template <class... Ps>
+struct CheckCascade {
+  static constexpr int scorers = (0 + ... + int{Scorer<Ps>});
+  static constexpr int budgeters = (0 + ... + int{Budgeter<Ps>});
+  static constexpr int cascading = (0 + ... + int{Cascading<Ps>});
+  static constexpr bool ok = scorers == 0 || (budgeters <= 1 && budgeters == cascading);
+  static_assert(ok,
+                "lesskv: compress(layer) trims layers before the last one is known; only a budget "
+                "that shrinks as layers arrive allows it: ZigZagKV alone, or no Budgeter");
 };
 }  // namespace detail
 

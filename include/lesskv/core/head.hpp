@@ -55,7 +55,7 @@ struct Head {
   Rows attention =
       make_rows(nullptr, 0, 0, 0);  // [w * group, rows], with Need::attention; each row sums to 1
   std::span<const Position> query_positions = {};  // of the w queries
-  std::span<const float> scores = {};              // for a Budgeter with Need::scores
+  std::span<const float> scores = {};  // of rows [first, last), for a Budgeter with Need::scores
   std::vector<float>* column_data =
       nullptr;              // this policy's columns, each with a float per row of the head
   Index column_offset = 0;  // the row of the head that is shown first

@@ -59,5 +59,12 @@ inline void water_fill(std::span<const double> weight, std::span<const Index> fl
   }
 }
 
+// Quotas in proportion, with that sum: what a Budgeter left is what the next one divides.
+inline void scale_to(std::span<double> quota, double total) {
+  const double sum = std::accumulate(quota.begin(), quota.end(), 0.0);
+  if (sum > 0 && std::isfinite(sum))
+    for (double& q : quota) q *= total / sum;
+}
+
 }  // namespace detail
 LESSKV_END_NAMESPACE
