@@ -187,6 +187,8 @@ inline double matrix_entropy(const Rows& x, Index k = 0) {
 class UnitMoments {
  public:
   Index count() const { return count_; }  // rows with a direction
+  Index seen() const { return seen_; }    // rows added
+  Index dim() const { return static_cast<Index>(sum_.size()); }
   std::size_t bytes() const {
     return (sum_.capacity() + lower_.capacity()) * sizeof(double) + shift_.capacity() * 4;
   }
@@ -201,6 +203,8 @@ class UnitMoments {
     thread_local Floats work;
     zero.assign(uz(wide), 0.f);
     if (sum_.empty()) start(x, stride, std::min(n, gram_rows), dim);
+    seen_ += n;
+    if (n < 8) return add_few(x, stride, n);
     GramSum sum(dim, work);
     const auto flush = [&] {
       sum.flush([&](Index i, Index j, double y) { lower_[uz(i * (i + 1) / 2 + j)] += y; });
@@ -254,7 +258,28 @@ class UnitMoments {
     }
   }
 
-  Index count_ = 0;
+  // A step of decoding: not worth a Gram product.
+  void add_few(const float* x, Index stride, Index n) {
+    using detail::uz;
+    thread_local std::vector<double> u;
+    u.resize(sum_.size());
+    for (Index t = 0; t < n; ++t) {
+      const float* row = x + t * stride;
+      double norm = 0;
+      for (std::size_t c = 0; c < u.size(); ++c) norm += double{row[c]} * double{row[c]};
+      if (!(norm > 0)) continue;
+      for (std::size_t c = 0; c < u.size(); ++c)
+        u[c] = double{row[c]} / std::sqrt(norm) - double{shift_[c]};
+      std::size_t at = 0;
+      for (std::size_t i = 0; i < u.size(); ++i) {
+        sum_[i] += u[i];
+        for (std::size_t j = 0; j <= i; ++j) lower_[at++] += u[i] * u[j];
+      }
+      ++count_;
+    }
+  }
+
+  Index count_ = 0, seen_ = 0;
   std::vector<double> sum_, lower_;  // lower_: packed lower triangle
   std::vector<float> shift_;
 };
