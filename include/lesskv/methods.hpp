@@ -4,9 +4,11 @@
 #pragma once
 
 #include "budget/adakv.hpp"
+#include "budget/entropy_weight.hpp"
 #include "budget/global_cut.hpp"
 #include "budget/pyramid.hpp"
 #include "budget/table.hpp"
+#include "budget/uncomp.hpp"
 #include "budget/zigzag.hpp"
 #include "codec/int_code.hpp"
 #include "codec/lloyd_max.hpp"
@@ -26,8 +28,9 @@ LESSKV_BEGIN_NAMESPACE
 template <class... Ps>
 struct MethodList {};
 
-using Methods = MethodList<AdaKV, GlobalCut<>, H2O, IntCode, KeyDiff, KeyNorm, LagKV, LloydMax,
-                           PyramidKV, Random, SnapKV, StreamingLLM, TableBudget, TOVA, ZigZagKV>;
+using Methods =
+    MethodList<AdaKV, EntropyWeight, GlobalCut<>, H2O, IntCode, KeyDiff, KeyNorm, LagKV, LloydMax,
+               PyramidKV, Random, SnapKV, StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
 
 // Scorers made of Scorers, and of how many at least and at most.
 template <template <class...> class C, int least, int most>
