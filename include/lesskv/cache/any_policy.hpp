@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../core/concepts.hpp"
+#include "../core/tiles.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -33,6 +34,10 @@ class AnyScorer {
   void score(const Head& head, const State& state, std::span<float> out) const {
     face_->score(head, state, out);
   }
+  bool scores_tiles() const { return face_->scores_tiles(); }
+  void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
+    face_->score_tiles(head, rows, out);
+  }
 
  private:
   struct Face {
@@ -48,6 +53,8 @@ class AnyScorer {
     virtual void check(const Shape&) const = 0;
     virtual void observe(const Head&, std::any&) const = 0;
     virtual void score(const Head&, const std::any&, std::span<float>) const = 0;
+    virtual bool scores_tiles() const = 0;
+    virtual void score_tiles(const Head&, const Tiles&, std::span<float>) const = 0;
   };
 
   template <class P>
@@ -76,6 +83,11 @@ class AnyScorer {
         const state_of<P> fresh{};
         policy.score(head, state.has_value() ? *std::any_cast<state_of<P>>(&state) : fresh, out);
       }
+    }
+    bool scores_tiles() const override { return lesskv::scores_tiles(policy); }
+    void score_tiles([[maybe_unused]] const Head& head, [[maybe_unused]] const Tiles& rows,
+                     [[maybe_unused]] std::span<float> out) const override {
+      if constexpr (TileScorer<P>) policy.score_tiles(head, rows, out);
     }
   };
 
