@@ -14,7 +14,7 @@
 
 #include "../core/scratch.hpp"
 #include "../core/shape.hpp"
-#include "../kernels/kernels.hpp"
+#include "../kernels/tile_kernels.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
@@ -87,12 +87,25 @@ class HeadStore {
   // Keeps the given rows (ascending) and closes the gaps in place; a destination never lies behind
   // its source. `trim` gives back the unused part of the last block too.
   void keep(std::span<const std::int32_t> kept, bool trim) {
-    Index to = 0;
-    for (const Index from : kept) {
-      if (from != to) move_row(from, to);
-      ++to;
+    const TileKernelTable& kernel = tile_kernels();
+    const Index count = static_cast<Index>(kept.size());
+    Index first = 0;  // the first row that moves
+    while (first < count && kept[uz(first)] == first) ++first;
+    thread_local std::vector<BlockRef> sources;
+    sources.clear();
+    for (Index b = 0; b < block_count(); ++b) sources.push_back(block(b));
+    for (Index b = first / block_rows; b * block_rows < count && first < count; ++b) {
+      const Index n = std::min(block_rows, count - b * block_rows);
+      const std::int32_t* rows = kept.data() + b * block_rows;
+      Block& to = blocks_[uz(b)];
+      // A block that a fork reads is replaced, not copied and then overwritten.
+      Block fresh = mine(to) ? Block{} : allocate(to.capacity);
+      Block& target = fresh.data ? fresh : to;
+      kernel.gather_keys(dtype_, sources.data(), key_dim_, rows, n, target.keys());
+      kernel.gather_values(dtype_, sources.data(), value_dim_, rows, n, value_row(target, 0));
+      if (fresh.data) to = std::move(fresh);
     }
-    resize(to, trim);
+    resize(count, trim);
   }
 
   // Drops all rows from `rows` on.
@@ -154,32 +167,13 @@ class HeadStore {
   }
   // Makes the block ours before a write.
   void own(Block& block) const {
-    if (block.data.use_count() == 1) {
-      // Pairs with the release when the other fork let go, so that its reads lie before our writes.
-      std::atomic_thread_fence(std::memory_order_acquire);
-      return;
-    }
-    block = copy(block, block.capacity, block.capacity);
+    if (!mine(block)) block = copy(block, block.capacity, block.capacity);
   }
-
-  template <class T>
-  void move_key(const Block& from, Index source, Block& to, Index target) const {
-    const T* s = reinterpret_cast<const T*>(from.keys()) +
-                 source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
-    T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows +
-           target % tile_rows;
-    for (Index c = 0; c < key_dim_ * tile_rows; c += tile_rows) t[c] = s[c];
-  }
-  void move_row(Index from, Index to) {
-    Block& target = blocks_[uz(to / block_rows)];
-    own(target);
-    const Block& source = blocks_[uz(from / block_rows)];
-    const Index a = from % block_rows, b = to % block_rows;
-    if (dtype_ == DType::f32)
-      move_key<std::uint32_t>(source, a, target, b);
-    else
-      move_key<std::uint16_t>(source, a, target, b);
-    std::memcpy(value_row(target, b), value_row(source, a), uz(value_dim_ * size_of(dtype_)));
+  static bool mine(const Block& block) {
+    if (block.data.use_count() > 1) return false;
+    // Pairs with the release when the other fork let go, so that its reads lie before our writes.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return true;
   }
 
   void resize(Index rows, bool trim) {
