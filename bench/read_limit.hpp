@@ -68,7 +68,7 @@ LESSKV_BENCH_SUM(sum_avx512, 64)
     return static_cast<double>(part) / (now() - start);
   }
 
- private:
+  // The best sum that this CPU can run.
   static auto sum() -> long long (*)(const char*, std::size_t) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f")) return sum_avx512;
@@ -76,6 +76,8 @@ LESSKV_BENCH_SUM(sum_avx512, 64)
 #endif
     return sum_base;
   }
+
+ private:
   char* data_ = nullptr;
 };
 
