@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Attention over a cache that lies in DRAM, against what one core can read at most.
 //   attend/<storage>/d<head_dim>/kv<KV heads>/g<group>/n<entries>: one query token. bytes/s counts
-//   keys and values as stored, once; share_of_read divides it by an AVX-512 sum over 1 GiB. Both
+//   keys and values as stored, once; share_of_read divides it by a vector sum over 1 GiB. Both
 //   are medians of 20 rounds, taken in turn: the sum also evicts the cache before each round.
 //   prefill/...: 512 query tokens; share_of_fma divides by the FMA peak that this run measures.
 // Run it pinned and alone: taskset -c 0 attend_bench
 #include <benchmark/benchmark.h>
-#include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstdint>
 #include <lesskv/core/scratch.hpp>
 #include <lesskv/kernels/kernels.hpp>
 #include <limits>
@@ -20,8 +17,13 @@
 #include <string>
 #include <vector>
 
+#include "read_limit.hpp"
+
 namespace {
 
+using bench::median;
+using bench::now;
+using bench::ReadLimit;
 using lesskv::AttendTask;
 using lesskv::BlockRef;
 using lesskv::DType;
@@ -33,31 +35,7 @@ using lesskv::detail::uz;
 
 constexpr Index block_rows = 64;
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double median(std::vector<double> x) {
-  std::nth_element(x.begin(), x.begin() + static_cast<Index>(x.size() / 2), x.end());
-  return x[x.size() / 2];
-}
-
 #if defined(__x86_64__)
-typedef long long Lanes __attribute__((vector_size(64)));
-
-__attribute__((target("avx512f"))) long long sum_avx512(const char* p, std::size_t n) {
-  const Lanes* x = reinterpret_cast<const Lanes*>(p);
-  Lanes a{}, b{}, c{}, d{};
-  for (std::size_t i = 0; i < n / sizeof(Lanes); i += 4) {
-    a += x[i];
-    b += x[i + 1];
-    c += x[i + 2];
-    d += x[i + 3];
-  }
-  a += b + c + d;
-  return a[0] + a[1] + a[2] + a[3] + a[4] + a[5] + a[6] + a[7];
-}
-
 // Operations per second of 16 independent chains of AVX-512 FMA.
 __attribute__((target("avx512f"))) double fma_peak() {
   constexpr int turns = 1000000;
@@ -77,42 +55,6 @@ __attribute__((target("avx512f"))) double fma_peak() {
   return 16.0 * 32 * turns / best;
 }
 #endif
-
-long long sum_plain(const char* p, std::size_t n) {
-  long long sum = 0;
-  for (std::size_t i = 0; i < n; i += 8) sum += *reinterpret_cast<const long long*>(p + i);
-  return sum;
-}
-
-// 1 GiB to read; huge pages, where the limit is highest.
-class ReadLimit {
- public:
-  static constexpr std::size_t bytes = std::size_t{1} << 30;
-  ReadLimit() {
-    constexpr std::size_t page = std::size_t{2} << 20;
-    void* raw =
-        mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (raw == MAP_FAILED) std::abort();
-    data_ =
-        reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(raw) + page - 1) / page * page);
-    madvise(data_, bytes, MADV_HUGEPAGE);
-    std::memset(data_, 1, bytes);
-  }
-  // Bytes per second of one pass; leaves nothing else in the caches.
-  double measure() const {
-    const double start = now();
-#if defined(__x86_64__)
-    benchmark::DoNotOptimize(__builtin_cpu_supports("avx512f") ? sum_avx512(data_, bytes)
-                                                               : sum_plain(data_, bytes));
-#else
-    benchmark::DoNotOptimize(sum_plain(data_, bytes));
-#endif
-    return static_cast<double>(bytes) / (now() - start);
-  }
-
- private:
-  char* data_ = nullptr;
-};
 
 // The blocks of one layer, allocated as the store does: each block of its own, heads in turn by
 // parts of 512 tokens.

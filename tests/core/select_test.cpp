@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <lesskv/core/select.hpp>
 #include <limits>
@@ -35,6 +36,55 @@ TEST(Select, EqualsAFullSortIncludingTies) {
       EXPECT_EQ(selected(score, t, first, last, k), oracle::select(score, t, first, last, k));
     }
   }
+}
+
+// Long lists take the way of histograms. Numbers of every size, clustered, with outliers, and equal.
+TEST(Select, LongListsEqualAFullSort) {
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  const auto any = [&](int kind, int i) -> float {
+    const float x = normal(random);
+    switch (kind) {
+      case 0:
+        return x;
+      case 1:
+        return 0.0078125f + 1e-6f * x;  // as softmax gives them
+      case 2:
+        return std::exp(20 * x) * (random() % 2 ? 1.f : -1.f);
+      case 3:
+        return i % 97 == 0 ? 1e30f * x : 1 + 1e-3f * x;
+      case 4:
+        return static_cast<float>(random() % 3) - 1;
+      case 5:
+        return static_cast<float>(i % 5000);
+      default:
+        return 3.f;
+    }
+  };
+  for (int round = 0; round < 70; ++round) {
+    const int n = 400 + static_cast<int>(random() % 9000);
+    std::vector<float> score(static_cast<std::size_t>(n)), tie(score.size());
+    for (int i = 0; i < n; ++i) score[static_cast<std::size_t>(i)] = any(round % 7, i);
+    for (auto& x : tie) x = static_cast<float>(random() % 50);
+    const int first = static_cast<int>(random() % 20), last = n - static_cast<int>(random() % 20);
+    for (const int k : {1, 2, n / 8, n / 4, n / 2, last - first - 1,
+                        static_cast<int>(random() % static_cast<unsigned>(n))}) {
+      ASSERT_EQ(selected(score, {}, first, last, k), oracle::select(score, {}, first, last, k));
+      ASSERT_EQ(selected(score, tie, first, last, k), oracle::select(score, tie, first, last, k));
+    }
+  }
+}
+
+TEST(Select, InfinitiesAreTheLargestAndTheSmallestNumbers) {
+  const float inf = std::numeric_limits<float>::infinity();
+  std::vector<float> score(1000, 0.f);
+  score[10] = score[20] = inf;
+  score[30] = -inf;
+  score[40] = std::nanf("");
+  EXPECT_EQ(selected(score, {}, 0, 1000, 2), (std::vector<std::int32_t>{10, 20}));
+  EXPECT_EQ(selected(score, {}, 0, 1000, 1), (std::vector<std::int32_t>{20}));
+  const auto all_but_one = selected(score, {}, 0, 1000, 999);
+  EXPECT_EQ(std::count(all_but_one.begin(), all_but_one.end(), 40), 0);
 }
 
 TEST(Select, NotANumberNeverWins) {

@@ -289,6 +289,83 @@ TEST(LagKV, ScoresOfAChunkSumToOnePlusTheWeight) {
   EXPECT_NEAR(sum, 1.5, 1e-5);
 }
 
+// What the cache really calls: all chunks of a head in one pass over storage.
+TEST(LagKV, ScoresFromStorageEqualThoseFromF32) {
+  for (const DType type : {DType::f16, DType::bf16, DType::f32})
+    for (const int layer : {0, 15, 29})
+      for (const auto& [first, lag] :
+           {std::pair<Index, Index>{16, 128}, {4, 128}, {0, 32}, {7, 100}, {0, 512}, {3, 2}}) {
+        Seen seen(layer, 1);
+        detail::HeadStore store(64, 64, type);
+        store.append(seen.keys.data(), seen.values.data(), 1024);
+        store.read(0, 1024, seen.keys.data(), seen.values.data());
+        const LagKV policy{.lag = lag, .value_weight = 0.7f};
+        const Index chunks = (1024 - first) / lag - 1;
+        for (Index p = 0; p < chunks; ++p) {
+          seen.head.first = first + p * lag;
+          seen.head.last = seen.head.first + lag;
+          policy.score(seen.head, seen.scores);
+        }
+        // Lent from the block that row `first` lies in, as a cache does after sinks.
+        std::vector<BlockRef> blocks;
+        for (Index b = first / 64; b < store.block_count(); ++b) blocks.push_back(store.block(b));
+        Head head;
+        head.last = chunks * lag;
+        std::vector<float> got(static_cast<std::size_t>(chunks * lag));
+        policy.score_tiles(head, Tiles{blocks, first % 64, type, 64, 64}, got);
+        for (Index r = 0; r < chunks * lag; ++r) {
+          const float want = seen.scores[static_cast<std::size_t>(first + r)];
+          ASSERT_NEAR(got[static_cast<std::size_t>(r)], want, 1e-5f * want)
+              << name_of(type) << " layer " << layer << " lag " << lag << " row " << r;
+        }
+      }
+}
+
+// Two documents in a row, so that the longest lag of the paper has a chunk.
+TEST(LagKV, KeptSetsEqualTheOracleForLagsFrom32To1024) {
+  const Shape one{.query_heads = 1, .kv_heads = 1, .head_dim = 64, .dtype = DType::f16};
+  const Seen a(15, 0), b(29, 0), c(0, 0);
+  Matrix keys(3072, 64), values(3072, 64);
+  keys << a.keys, b.keys, c.keys;
+  values << a.values, b.values, c.values;
+  for (const Index lag : {32, 64, 256, 512, 1024})
+    for (const Index step : {Index{3072}, Index{300}}) {
+      KVCache cache(one, LagKV{.lag = lag}, Keep{.fraction = 0.25, .sinks = 16});
+      for (Index at = 0; at < 3072; at += step) {
+        const Index n = std::min(step, 3072 - at);
+        cache.append(0, View::packed(keys.data() + at * 64, n, 1, 64),
+                     View::packed(values.data() + at * 64, n, 1, 64));
+        cache.compress();
+      }
+      EXPECT_EQ(positions(cache.positions(0, 0)), oracle(keys, values, 16, lag, 0.25, 1))
+          << "lag " << lag << " step " << step;
+    }
+}
+
+// Other counts for every head: each keeps its own best rows, and the total stays exact.
+TEST(LagKV, NonUniformBudgetsKeepTheBestRowsOfEveryHead) {
+  const Tensor k("k_l15"), v("v_l15");
+  for (const Index step : {Index{1024}, Index{1}}) {
+    KVCache cache(shape(), LagKV{}, TableBudget{.shares = {0.5, 1, 1.5}},
+                  Keep{.fraction = 0.25, .sinks = 16});
+    for (Index at = 0; at < 1024; at += step) {
+      cache.append(0, k.view(at, step), v.view(at, step));
+      cache.compress();
+    }
+    const Index chunks = 6, whole = 16 + 1024 - 16 - chunks * 128;
+    Index total = 0;
+    for (int h = 0; h < 3; ++h) {
+      const Index kept_of_chunk = (cache.size(0, h) - whole) / chunks;
+      EXPECT_EQ(kept_of_chunk, 16 + 16 * h);
+      const Seen seen(15, h);
+      EXPECT_EQ(positions(cache.positions(0, h)),
+                oracle(seen.keys, seen.values, 16, 128, double(kept_of_chunk) / 128, 1));
+      total += cache.size(0, h);
+    }
+    EXPECT_EQ(total, 3 * (whole + chunks * 32));
+  }
+}
+
 TEST(LagKV, WrongParametersAreNamed) {
   const auto message = [](LagKV policy) -> std::string {
     try {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../core/concepts.hpp"
+#include "../core/tiles.hpp"
 #include "../core/water_fill.hpp"
 #include "../score/part.hpp"
 
@@ -82,6 +83,10 @@ class AnyScorer {
   void score(const Head& head, const State& state, std::span<float> out) const {
     face_->score(head, state, out);
   }
+  bool scores_tiles() const { return face_->scores_tiles(); }
+  void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
+    face_->score_tiles(head, rows, out);
+  }
 
  private:
   struct Face {
@@ -99,6 +104,8 @@ class AnyScorer {
     virtual AnyState make_state() const = 0;
     virtual void observe(const Head&, AnyState&) const = 0;
     virtual void score(const Head&, const AnyState&, std::span<float>) const = 0;
+    virtual bool scores_tiles() const = 0;
+    virtual void score_tiles(const Head&, const Tiles&, std::span<float>) const = 0;
   };
 
   template <class P>
@@ -138,6 +145,11 @@ class AnyScorer {
         policy.score(head, state_of<P>{}, out);
       else
         policy.score(head, state.get<state_of<P>>(), out);
+    }
+    bool scores_tiles() const override { return lesskv::scores_tiles(policy); }
+    void score_tiles([[maybe_unused]] const Head& head, [[maybe_unused]] const Tiles& rows,
+                     [[maybe_unused]] std::span<float> out) const override {
+      if constexpr (TileScorer<P>) policy.score_tiles(head, rows, out);
     }
   };
 

@@ -18,7 +18,7 @@
 #include "../core/scratch.hpp"
 #include "../core/shape.hpp"
 #include "../core/side_codec.hpp"
-#include "../kernels/kernels.hpp"
+#include "../kernels/tile_kernels.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
@@ -117,12 +117,25 @@ class HeadStore {
   // Keeps the given rows (ascending) and closes the gaps in place; a destination never lies behind
   // its source. `trim` gives back the unused part of the last block too. Without codec only.
   void keep(std::span<const std::int32_t> kept, bool trim) {
-    Index to = 0;
-    for (const Index from : kept) {
-      if (from != to) move_row(from, to);
-      ++to;
+    const TileKernelTable& kernel = tile_kernels();
+    const Index count = static_cast<Index>(kept.size());
+    Index first = 0;  // the first row that moves
+    while (first < count && kept[uz(first)] == first) ++first;
+    thread_local std::vector<BlockRef> sources;
+    sources.clear();
+    for (Index b = 0; b < block_count(); ++b) sources.push_back(block(b));
+    for (Index b = first / block_rows; b * block_rows < count && first < count; ++b) {
+      const Index n = std::min(block_rows, count - b * block_rows);
+      const std::int32_t* rows = kept.data() + b * block_rows;
+      Block& to = blocks_[uz(b)];
+      // A block that a fork reads is replaced, not copied and then overwritten.
+      Block fresh = mine(to) ? Block{} : allocate(to.capacity);
+      Block& target = fresh.data ? fresh : to;
+      kernel.gather_keys(dtype_, sources.data(), key_dim_, rows, n, target.keys());
+      kernel.gather_values(dtype_, sources.data(), value_dim_, rows, n, value_row(target, 0));
+      if (fresh.data) to = std::move(fresh);
     }
-    resize(to);
+    resize(count);
     if (trim) this->trim();
   }
 
@@ -398,59 +411,50 @@ class HeadStore {
   }
   // Makes an exact block ours before a write.
   void own(Block& block) const {
-    if (block.data.use_count() == 1) {
-      // Pairs with the release when the other fork let go, so that its reads lie before our writes.
-      std::atomic_thread_fence(std::memory_order_acquire);
-      return;
+    if (!mine(block)) block = copy(block, block.capacity);
+  }
+  static bool mine(const Block& block) {
+    if (block.data.use_count() > 1) return false;
+    // Pairs with the release when the other fork let go, so that its reads lie before our writes.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return true;
+
+    template <class T>
+    void move_key_as(const Block& from, Index source, const Block& to, Index target) const {
+      const T* s = reinterpret_cast<const T*>(from.keys()) +
+                   source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
+      T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows +
+             target % tile_rows;
+      for (Index c = 0; c < key_dim_ * tile_rows; c += tile_rows) t[c] = s[c];
     }
-    block = copy(block, block.capacity);
-  }
-
-  template <class T>
-  void move_key_as(const Block& from, Index source, const Block& to, Index target) const {
-    const T* s = reinterpret_cast<const T*>(from.keys()) +
-                 source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
-    T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows +
-           target % tile_rows;
-    for (Index c = 0; c < key_dim_ * tile_rows; c += tile_rows) t[c] = s[c];
-  }
-  void move_key(const Block& from, Index source, const Block& to, Index target) const {
-    if (dtype_ == DType::f32)
-      move_key_as<std::uint32_t>(from, source, to, target);
-    else
-      move_key_as<std::uint16_t>(from, source, to, target);
-  }
-  void move_row(Index from, Index to) {
-    // Without codec all blocks but the last are full.
-    Block& target = blocks_[uz(to / block_rows)];
-    own(target);
-    const Block& source = blocks_[uz(from / block_rows)];
-    const Index a = from % block_rows, b = to % block_rows;
-    move_key(source, a, target, b);
-    std::memcpy(value_row(target, b), value_row(source, a), value_bytes(1));
-  }
-
-  void resize(Index rows) {
-    while (!blocks_.empty() && blocks_.back().first >= rows) blocks_.pop_back();
-    if (!blocks_.empty())
-      blocks_.back().rows = static_cast<std::uint8_t>(
-          std::min<Index>(blocks_.back().rows, rows - blocks_.back().first));
-  }
-  void trim() {
-    if (!blocks_.empty()) {
-      Block& last = blocks_.back();
-      if (!last.coded && round_up(last.rows, tile_rows) < last.capacity)
-        last = copy(last, last.rows);
+    void move_key(const Block& from, Index source, const Block& to, Index target) const {
+      if (dtype_ == DType::f32)
+        move_key_as<std::uint32_t>(from, source, to, target);
+      else
+        move_key_as<std::uint16_t>(from, source, to, target);
     }
-    blocks_.shrink_to_fit();
-  }
 
-  int key_dim_;
-  int value_dim_;
-  DType dtype_;
-  std::shared_ptr<const SideCodec> key_codec_, value_codec_;
-  std::vector<Block> blocks_;
-};
+    void resize(Index rows) {
+      while (!blocks_.empty() && blocks_.back().first >= rows) blocks_.pop_back();
+      if (!blocks_.empty())
+        blocks_.back().rows = static_cast<std::uint8_t>(
+            std::min<Index>(blocks_.back().rows, rows - blocks_.back().first));
+    }
+    void trim() {
+      if (!blocks_.empty()) {
+        Block& last = blocks_.back();
+        if (!last.coded && round_up(last.rows, tile_rows) < last.capacity)
+          last = copy(last, last.rows);
+      }
+      blocks_.shrink_to_fit();
+    }
+
+    int key_dim_;
+    int value_dim_;
+    DType dtype_;
+    std::shared_ptr<const SideCodec> key_codec_, value_codec_;
+    std::vector<Block> blocks_;
+  };
 
 }  // namespace detail
 LESSKV_END_NAMESPACE

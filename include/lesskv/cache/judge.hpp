@@ -305,8 +305,14 @@ class Judgement {
                             ? start[uz(i)]
                             : std::max(start[uz(i)], rows_of(i) - ahead);
     bool demanded = false;
+    // Rows do not change while chunks are judged, so where storage is lent all chunks of a head are
+    // scored at once.
+    std::vector<std::vector<float>> ready_scores(uz(heads_));
+    std::vector<Index> cap(uz(heads_));
+    std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
     for (;;) {
-      std::vector<Index> cap(uz(heads_), 0), last = at;
+      std::fill(cap.begin(), cap.end(), 0);
+      std::vector<Index> last = at;
       Index total = 0;
       for (Index i = 0; i < heads_; ++i)
         if (ready(i)) {
@@ -315,13 +321,27 @@ class Judgement {
           total += static_cast<Index>(keep_.fraction * double(reach.chunk) + 1e-9);
         }
       if (sum(cap) == 0) break;
-      if (!demanded) demand<P>(scorer);
+      if (!demanded) {
+        demand<P>(scorer);
+        detail::run(books_.executor, heads_, [&](Index i) {
+          const Index chunks = (rows_of(i) - at[uz(i)] - ahead) / reach.chunk;
+          if (cap[uz(i)] > 0)
+            score_chunks<I>(scorer, i, at[uz(i)], reach.chunk, chunks, ahead, ready_scores[uz(i)]);
+        });
+      }
       demanded = true;
-      std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
       detail::run(books_.executor, heads_, [&](Index i) {
-        if (cap[uz(i)] > 0)
+        const std::vector<float>& known = ready_scores[uz(i)];
+        if (cap[uz(i)] == 0) {
+          scores[uz(i)].clear();
+        } else if (!known.empty()) {
+          const auto first = known.begin() + (at[uz(i)] - start[uz(i)]);
+          scores[uz(i)].assign(first, first + reach.chunk);
+          scores[uz(i)].resize(uz(reach.chunk + ahead), 0.f);
+        } else {
           score<I>(scorer, i, at[uz(i)], reach.chunk + ahead, 0, reach.chunk, scores[uz(i)],
                    raw[uz(i)]);
+        }
       });
       const Shared shared = sharing(scorer);
       merge_shared(shared, scores, raw);
@@ -451,6 +471,8 @@ class Judgement {
     Head head = books_.template view<I>(layer, h, base, count, positions);
     head.first = first;
     head.last = last;
+    scores.assign(uz(count), 0.f);
+    if (score_stored(scorer, head, base, scores)) return smooth(scorer, last, scores, raw);
     Floats keys, values;
     show_rows(head, needs_of(scorer), base, count, keys, values);
     Matrix attention;
@@ -458,11 +480,45 @@ class Judgement {
       attention = books_.window_attention(layer, h, w, source_);
       point(head.attention, attention.data() + base, attention.rows(), count, attention.cols());
     }
-    scores.assign(uz(count), 0.f);
     if constexpr (requires { scorer.score(head, std::span<float>(scores)); })
       scorer.score(head, std::span<float>(scores));
     else
       scorer.score(head, std::get<I>(books_.states)[uz(i)], std::span<float>(scores));
+    smooth(scorer, last, scores, raw);
+  }
+
+  // Scores from storage, if the scorer can and the source lends it.
+  template <class P>
+  bool score_stored([[maybe_unused]] const P& scorer, [[maybe_unused]] const Head& head,
+                    [[maybe_unused]] Index base, [[maybe_unused]] std::span<float> scores) const {
+    if constexpr (TileScorer<P>) {
+      thread_local std::vector<BlockRef> blocks;
+      Tiles rows;
+      if (!scores_tiles(scorer) || window_of(scorer) > 0 ||
+          !source_.lend(head.layer, head.head, base, head.size(), blocks, rows))
+        return false;
+      scorer.score_tiles(head, rows, scores);
+      return true;
+    } else {
+      return false;
+    }
+  }
+  // All chunks of a head in one pass; leaves `scores` empty where that cannot be.
+  template <std::size_t I, class P>
+  void score_chunks(const P& scorer, Index i, Index base, Index chunk, Index chunks, Index ahead,
+                    std::vector<float>& scores) const {
+    if (!scores_tiles(scorer) || pooling_of(scorer).kind != PoolKind::none) return;
+    std::vector<Position> positions;
+    Head head =
+        books_.template view<I>(layer_of(i), head_of(i), base, chunk * chunks + ahead, positions);
+    head.last = chunk * chunks;
+    scores.assign(uz(head.size()), 0.f);
+    if (!score_stored(scorer, head, base, scores)) scores.clear();
+  }
+
+  template <class P>
+  void smooth(const P& scorer, Index last, std::vector<float>& scores,
+              std::vector<float>& raw) const {
     if (const Pooling pooling = pooling_of(scorer);
         pooling.kind != PoolKind::none && pooling.width > 1) {
       raw = scores;

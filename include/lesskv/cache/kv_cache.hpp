@@ -239,6 +239,18 @@ class KVCache {
       kernels().logits(task, out, out_stride);
     }
 
+    bool lend(int layer, int head, Index first, Index count, std::vector<BlockRef>& blocks,
+              Tiles& out) const override {
+      const detail::HeadStore& from = cache_.store(layer, head);
+      if (from.coded()) return false;  // blocks need not be full
+      blocks.clear();
+      for (Index b = first / detail::block_rows; b * detail::block_rows < first + count; ++b)
+        blocks.push_back(from.block(b));
+      out = {blocks, first % detail::block_rows, cache_.shape().dtype, cache_.shape().head_dim,
+             cache_.shape().value_width()};
+      return true;
+    }
+
    private:
     const KVCache& cache_;
   };

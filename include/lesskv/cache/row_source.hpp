@@ -11,6 +11,7 @@
 #include "../core/head.hpp"
 #include "../core/scratch.hpp"
 #include "../core/shape.hpp"
+#include "../core/tiles.hpp"
 #include "../core/view.hpp"
 #include "../kernels/kernels.hpp"
 
@@ -27,6 +28,14 @@ class RowSource {
   // [query_rows][head_dim] f32.
   virtual void logits(int layer, int head, const float* queries, Index query_rows, Index rows,
                       float scale, float* out, Index out_stride) const = 0;
+  // Lends rows [first, first + count) as they are stored: `blocks` receives those they lie in, and
+  // keeps them. False: it cannot, read() them.
+  virtual bool lend(int layer, int head, Index first, Index count, std::vector<BlockRef>& blocks,
+                    Tiles& out) const {
+    static_cast<void>(layer), static_cast<void>(head), static_cast<void>(first);
+    static_cast<void>(count), static_cast<void>(blocks), static_cast<void>(out);
+    return false;
+  }
 };
 
 // Keys and values of one KV head in the engine's memory, rows in position order. head_stride is not

@@ -4,23 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numeric>
 #include <span>
 #include <vector>
 
+#include "../kernels/tile_kernels.hpp"
 #include "concepts.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
-
-// Scores as ordered integers: larger float, larger integer; NaN below everything, so that it can
-// never win.
-inline std::uint32_t order_key(float x) {
-  if (std::isnan(x)) return 0;
-  if (x == 0) x = 0;  // -0 and +0 are one score
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-  return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
-}
 
 // out[i] = pooled in[i]. Average divides by the full width at the ends too (zero padding,
 // count_include_pad).
@@ -40,48 +32,84 @@ inline void pool(std::span<const float> in, Pooling pooling, std::span<float> ou
   }
 }
 
+// Working memory of a selection, kept by the thread.
+struct SelectScratch {
+  std::vector<std::int32_t> keys, scratch, rows, tie_keys;
+  std::vector<float> ties;
+};
+
+// The bound that the k-th largest of n keys sets, and how many of the rows that equal it stay.
+struct SelectBound {
+  std::int32_t key = 0;
+  Index above = 0;
+  Index equal = 0;
+};
+
+inline SelectBound find_bound(const TileKernelTable& kernel, std::span<const float> score, Index k,
+                              std::vector<std::int32_t>& keys, std::vector<std::int32_t>& scratch) {
+  const Index n = static_cast<Index>(score.size());
+  const auto at_least = [](std::vector<std::int32_t>& v, Index size) {
+    if (v.size() < uz(size)) v.resize(uz(size));
+  };
+  at_least(keys, n);
+  at_least(scratch, select_scratch(n));
+  std::int32_t least = 0, most = 0;
+  kernel.order_keys(score.data(), n, keys.data(), &least, &most);
+  SelectBound bound;
+  bound.key = kernel.kth_largest(keys.data(), n, k, least, most, scratch.data());
+  bound.above = kernel.count_at_least(keys.data(), n, bound.key + 1);
+  bound.equal = kernel.count_at_least(keys.data(), n, bound.key) - bound.above;
+  return bound;
+}
+
 // Appends the rows of the k largest scores of [first, last) to `kept`, ascending. Equal scores: the
-// larger `tie` (the un-pooled score; may be empty), then the later row. `kept` receives row +
-// offset.
+// larger `tie` (the un-pooled score; may be empty), then the later row. NaN is less than any
+// number. `kept` receives row + offset. A thread that selects again allocates nothing but `kept`.
 inline void select_largest(std::span<const float> score, std::span<const float> tie, Index first,
                            Index last, Index k, Index offset, std::vector<std::int32_t>& kept) {
   const Index n = last - first;
   k = std::clamp<Index>(k, 0, n);
   if (k == 0) return;
+  const std::size_t held = kept.size();
+  kept.resize(held + uz(k));
+  std::int32_t* out = kept.data() + held;
+  const auto base = static_cast<std::int32_t>(first + offset);
   if (k == n) {
-    for (Index r = first; r < last; ++r) kept.push_back(static_cast<std::int32_t>(r + offset));
+    std::iota(out, out + k, base);
     return;
   }
-  // The k-th largest key first; only rows equal to it need the tie rule.
-  std::vector<std::uint32_t> keys(uz(n));
-  for (Index i = 0; i < n; ++i) keys[uz(i)] = order_key(score[uz(first + i)]);
-  std::vector<std::uint32_t> sorted = keys;
-  std::nth_element(sorted.begin(), sorted.begin() + (n - k), sorted.end());
-  const std::uint32_t threshold = sorted[uz(n - k)];
-  Index above = 0;
-  std::vector<Index> equal;
-  for (Index i = 0; i < n; ++i) {
-    above += keys[uz(i)] > threshold;
-    if (keys[uz(i)] == threshold) equal.push_back(i);
-  }
-  const Index wanted = k - above;
-  const auto before = [&](Index a, Index b) {
-    if (!tie.empty()) {
-      const std::uint32_t ta = order_key(tie[uz(first + a)]), tb = order_key(tie[uz(first + b)]);
-      if (ta != tb) return ta > tb;
+  thread_local SelectScratch own;
+  const TileKernelTable& kernel = tile_kernels();
+  const SelectBound bound =
+      find_bound(kernel, score.subspan(uz(first), uz(n)), k, own.keys, own.scratch);
+  std::int32_t* keys = own.keys.data();
+  Index wanted = k - bound.above;
+  if (wanted < bound.equal && !tie.empty()) {
+    // Of the rows that equal the bound, those that their ties choose are raised above it.
+    own.rows.clear();
+    own.ties.clear();
+    for (Index i = 0; i < n; ++i)
+      if (keys[i] == bound.key) {
+        own.rows.push_back(static_cast<std::int32_t>(i));
+        own.ties.push_back(tie[uz(first + i)]);
+      }
+    const SelectBound among = find_bound(kernel, own.ties, wanted, own.tie_keys, own.scratch);
+    Index skipped = among.equal - (wanted - among.above);
+    for (std::size_t e = 0; e < own.rows.size(); ++e) {
+      const std::int32_t key = own.tie_keys[e];
+      if (key > among.key || (key == among.key && --skipped < 0)) keys[own.rows[e]] = bound.key + 1;
     }
-    return a > b;
-  };
-  std::sort(equal.begin(), equal.end(), before);
-  equal.resize(uz(wanted));
-  std::sort(equal.begin(), equal.end());
-  std::size_t e = 0;
-  for (Index i = 0; i < n; ++i) {
-    const bool tied = e < equal.size() && equal[e] == i;
-    e += tied;
-    if (tied || keys[uz(i)] > threshold)
-      kept.push_back(static_cast<std::int32_t>(first + i + offset));
+    wanted = 0;
   }
+  // All that equal the bound, or the later ones of them: from row `from` on.
+  Index from = 0;
+  if (wanted == 0) {
+    from = n;
+  } else {
+    for (Index skip = bound.equal - wanted; skip > 0; ++from) skip -= keys[from] == bound.key;
+  }
+  const Index before = kernel.list_at_least(keys, 0, from, bound.key + 1, base, out, 0, k);
+  kernel.list_at_least(keys, from, n, bound.key, base, out, before, k);
 }
 
 }  // namespace detail

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../core/concepts.hpp"
+#include "../core/tiles.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -37,6 +37,13 @@ struct KeyNorm {
   }
   void score(const Head& head, std::span<float> out) const {
     for (Index r = head.first; r < head.last; ++r) out[detail::uz(r)] = -head.keys.row(r).norm();
+  }
+  // The same from storage.
+  void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
+    float* score = out.data() + head.first;
+    tile_kernels().key_norms(rows.dtype, rows.blocks.data(), rows.key_dim, rows.offset + head.first,
+                             rows.offset + head.last, score);
+    for (Index r = 0; r < head.last - head.first; ++r) score[r] = -score[r];
   }
 };
 
