@@ -418,43 +418,44 @@ class HeadStore {
     // Pairs with the release when the other fork let go, so that its reads lie before our writes.
     std::atomic_thread_fence(std::memory_order_acquire);
     return true;
+  }
 
-    template <class T>
-    void move_key_as(const Block& from, Index source, const Block& to, Index target) const {
-      const T* s = reinterpret_cast<const T*>(from.keys()) +
-                   source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
-      T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows +
-             target % tile_rows;
-      for (Index c = 0; c < key_dim_ * tile_rows; c += tile_rows) t[c] = s[c];
-    }
-    void move_key(const Block& from, Index source, const Block& to, Index target) const {
-      if (dtype_ == DType::f32)
-        move_key_as<std::uint32_t>(from, source, to, target);
-      else
-        move_key_as<std::uint16_t>(from, source, to, target);
-    }
+  template <class T>
+  void move_key_as(const Block& from, Index source, const Block& to, Index target) const {
+    const T* s = reinterpret_cast<const T*>(from.keys()) +
+                 source / tile_rows * key_dim_ * tile_rows + source % tile_rows;
+    T* t = reinterpret_cast<T*>(to.keys()) + target / tile_rows * key_dim_ * tile_rows +
+           target % tile_rows;
+    for (Index c = 0; c < key_dim_ * tile_rows; c += tile_rows) t[c] = s[c];
+  }
+  void move_key(const Block& from, Index source, const Block& to, Index target) const {
+    if (dtype_ == DType::f32)
+      move_key_as<std::uint32_t>(from, source, to, target);
+    else
+      move_key_as<std::uint16_t>(from, source, to, target);
+  }
 
-    void resize(Index rows) {
-      while (!blocks_.empty() && blocks_.back().first >= rows) blocks_.pop_back();
-      if (!blocks_.empty())
-        blocks_.back().rows = static_cast<std::uint8_t>(
-            std::min<Index>(blocks_.back().rows, rows - blocks_.back().first));
+  void resize(Index rows) {
+    while (!blocks_.empty() && blocks_.back().first >= rows) blocks_.pop_back();
+    if (!blocks_.empty())
+      blocks_.back().rows = static_cast<std::uint8_t>(
+          std::min<Index>(blocks_.back().rows, rows - blocks_.back().first));
+  }
+  void trim() {
+    if (!blocks_.empty()) {
+      Block& last = blocks_.back();
+      if (!last.coded && round_up(last.rows, tile_rows) < last.capacity)
+        last = copy(last, last.rows);
     }
-    void trim() {
-      if (!blocks_.empty()) {
-        Block& last = blocks_.back();
-        if (!last.coded && round_up(last.rows, tile_rows) < last.capacity)
-          last = copy(last, last.rows);
-      }
-      blocks_.shrink_to_fit();
-    }
+    blocks_.shrink_to_fit();
+  }
 
-    int key_dim_;
-    int value_dim_;
-    DType dtype_;
-    std::shared_ptr<const SideCodec> key_codec_, value_codec_;
-    std::vector<Block> blocks_;
-  };
+  int key_dim_;
+  int value_dim_;
+  DType dtype_;
+  std::shared_ptr<const SideCodec> key_codec_, value_codec_;
+  std::vector<Block> blocks_;
+};
 
 }  // namespace detail
 LESSKV_END_NAMESPACE

@@ -14,6 +14,15 @@
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
 
+// A score as an ordered integer: larger float, larger integer; NaN below everything, so that it can
+// never win.
+inline std::uint32_t order_key(float x) {
+  if (std::isnan(x)) return 0;
+  if (x == 0) x = 0;  // -0 and +0 are one score
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
+}
+
 // out[i] = pooled in[i]. Average divides by the full width at the ends too (zero padding,
 // count_include_pad).
 inline void pool(std::span<const float> in, Pooling pooling, std::span<float> out) {
