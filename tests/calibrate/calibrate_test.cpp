@@ -3,6 +3,7 @@
 #include "calibrate/calibrate.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
