@@ -2,7 +2,7 @@
 // prefill: how much faster a long prompt is read when tokens are dropped between groups of layers
 // (UNComp's hidden states), and what that costs behind it. One row a share of the prompt that
 // reaches the last group:
-//   prefill --model MODEL.gguf --text FILE [--text FILE]... [--last-share 0.375,0.15]
+//   prefill --model MODEL.gguf --text FILE [--text FILE]... [--last-share 0.375,0.2]
 #include <CLI/CLI.hpp>
 #include <compare/document.hpp>
 #include <cstdio>
@@ -17,7 +17,7 @@ using prefill::Way;
 struct Arguments {
   std::string model;
   std::vector<std::string> texts;
-  std::vector<double> last_shares = {0.375, 0.15};
+  std::vector<double> last_shares = {0.375, 0.2};
   engine::DropHidden drop;
   Index context = 7500, score = 256;
   int rounds = 1, progress = -1;
