@@ -2,7 +2,7 @@
 // prefill: how much faster a long prompt is read when tokens are dropped between groups of layers
 // (UNComp's hidden states), and what that costs behind it. One row a share of the prompt that
 // reaches the last group:
-//   prefill --model MODEL.gguf --text FILE [--text FILE]... [--last-share 0.375,0.15]
+//   prefill --model MODEL.gguf --text FILE [--text FILE]... [--last-share 0.375,0.2]
 #include <CLI/CLI.hpp>
 #include <compare/document.hpp>
 #include <cstdio>
@@ -17,7 +17,7 @@ using prefill::Way;
 struct Arguments {
   std::string model;
   std::vector<std::string> texts;
-  std::vector<double> last_shares = {0.375, 0.15};
+  std::vector<double> last_shares = {0.375, 0.2};
   engine::DropHidden drop;
   Index context = 7500, score = 256;
   int rounds = 1, progress = -1;
@@ -31,9 +31,9 @@ std::string format(double x) {
 
 void print(const std::vector<Way>& ways, const Arguments& arguments, int layers,
            std::size_t documents) {
-  std::printf("%-10s %7s %7s %10s %6s %6s %9s %8s %7s %8s %7s %9s %11s\n", "last share", "work %",
-              "MB", "prefill s", "x", "cpu x", "choose ms", "KLD", "±", "top-1 %", "dNLL",
-              "copy KLD", "copy top-1");
+  std::printf("%-10s %7s %7s %7s %10s %6s %6s %9s %8s %7s %8s %7s %9s %11s\n", "last share",
+              "work %", "attn %", "MB", "prefill s", "x", "cpu x", "choose ms", "KLD", "±",
+              "top-1 %", "dNLL", "copy KLD", "copy top-1");
   for (const Way& way : ways) {
     std::vector<double> seconds, ratios, processor_ratios, choosing;
     for (std::size_t i = 0; i < way.times.size(); ++i) {
@@ -45,9 +45,11 @@ void print(const std::vector<Way>& ways, const Arguments& arguments, int layers,
     }
     using prefill::median;
     std::printf(
-        "%-10s %7.1f %7.1f %10.2f %6.2f %6.2f %9.0f %8.4f %6.4f %8.1f %+7.3f %9.4f %11.1f\n",
+        "%-10s %7.1f %7.1f %7.1f %10.2f %6.2f %6.2f %9.0f %8.4f %6.4f %8.1f %+7.3f %9.4f %11.1f\n",
         way.name.c_str(),
         100 * way.work(arguments.context, layers) / ways[0].work(arguments.context, layers),
+        100 * way.attention_work(arguments.context, layers) /
+            ways[0].attention_work(arguments.context, layers),
         way.bytes / static_cast<double>(documents) / 1e6, median(seconds), median(ratios),
         median(processor_ratios), median(choosing), way.running.divergence.value(),
         way.running.divergence.standard_error(), 100 * way.running.same_argmax.value(),
@@ -93,8 +95,9 @@ void run(const Arguments& arguments) {
   std::printf(
       "\n%s; %s; %td tokens, layer groups %s, window %td, sinks %td; %td tokens scored, %td "
       "copied; kernels %s, one thread\n"
-      "last share: of the prompt, in the last layer group; work: tokens x layers; x: times the "
-      "exact prefill's speed, median of %zu rounds run in turn (cpu x: processor time).\n",
+      "last share: of the prompt, in the last layer group; work: tokens x layers; attn: pairs of a "
+      "query and a row that it sees; x: times the exact prefill's speed, median of %zu rounds run "
+      "in turn (cpu x: processor time).\n",
       std::filesystem::path(arguments.model).filename().c_str(), names.c_str(), arguments.context,
       groups.c_str(), arguments.drop.pins.window, arguments.drop.pins.sinks,
       ways[0].running.divergence.count(), ways[0].copies.divergence.count(), lesskv::kernels().name,

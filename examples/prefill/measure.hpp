@@ -45,13 +45,26 @@ struct Way {
   compare::TokenScores running = {}, copies = {};
   double bytes = 0;  // of the cache, summed over the documents
 
-  // Tokens times layers that are run.
-  double work(Index tokens, int layers) const {
-    if (!drop) return static_cast<double>(tokens * layers);
+  // Tokens of every layer.
+  std::vector<Index> tokens_of_layers(Index tokens, int layers) const {
+    if (!drop) return std::vector<Index>(static_cast<std::size_t>(layers), tokens);
+    std::vector<Index> out;
     const std::vector<Index> budgets = drop->budgets_for(tokens);
-    double sum = 0;
     for (std::size_t s = 0; s < budgets.size(); ++s)
-      sum += static_cast<double>(budgets[s] * drop->groups[s]);
+      out.insert(out.end(), static_cast<std::size_t>(drop->groups[s]), budgets[s]);
+    return out;
+  }
+  // Tokens times layers that are run, and pairs of a query and a row that it sees: what the time
+  // of the matrix products and of attention grows with.
+  double work(Index tokens, int layers) const {
+    double sum = 0;
+    for (const Index n : tokens_of_layers(tokens, layers)) sum += static_cast<double>(n);
+    return sum;
+  }
+  double attention_work(Index tokens, int layers) const {
+    double sum = 0;
+    for (const Index n : tokens_of_layers(tokens, layers))
+      sum += 0.5 * static_cast<double>(n) * static_cast<double>(n + 1);
     return sum;
   }
 
