@@ -13,6 +13,8 @@
 
 namespace {
 
+using lesskv::Index;
+
 struct Arguments {
   std::string model, output, resume = "auto";
   std::vector<std::string> texts;
