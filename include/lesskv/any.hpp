@@ -13,6 +13,14 @@ LESSKV_BEGIN_NAMESPACE
 using AnyCache = KVCache<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
 using AnyPlanner = Planner<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
 
+#if LESSKV_DECLARE_ONLY
+extern template class KVCache<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
+extern template class Planner<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
+#elif defined(LESSKV_COMPILED)
+template class KVCache<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
+template class Planner<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
+#endif
+
 namespace detail {
 template <class Target>
 Target build(const PolicySpec& spec, Shape shape) {

@@ -296,7 +296,13 @@ TEST(MatrixEntropy, EqualsTheReferenceOnRealTensors) {
   for (const int layer : {0, 15, 29})
     for (const char* side : {"k", "v"}) {
       const reference::Tensor tensor(side + ("_" + reference::layer_name(layer)));
-      const auto name = [&](const char* cut_at) { return std::string("H_") + cut_at + "_" + side; };
+      const auto name = [&](const char* cut_at) {
+        std::string text = "H_";
+        text += cut_at;
+        text += "_";
+        text += side;
+        return text;
+      };
       for (int h = 0; h < 3; ++h) {
         const Matrix x = head_of(tensor, h);
         EXPECT_NEAR(entropy(x), reference_entropy(name("full").c_str(), layer, h, 3), full);

@@ -545,22 +545,31 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
 
 }  // namespace detail
 
-template <class List = Methods>
+template <class List>
 PolicySpec parse_spec(std::string_view text) {
   return detail::parse_spec(text, List{}, Combinators{});
 }
+#if LESSKV_DECLARE_ONLY
+PolicySpec parse_spec(std::string_view text);
+#else
+LESSKV_FUNCTION PolicySpec parse_spec(std::string_view text) { return parse_spec<Methods>(text); }
+#endif
 
 // Names, parameters with defaults, and published pins of all methods.
 template <class... Ps>
 std::vector<MethodInfo> list_methods(MethodList<Ps...> = {}) {
   return {detail::info_of<Ps>()...};
 }
-inline std::vector<MethodInfo> list_methods() {
+#if LESSKV_DECLARE_ONLY
+std::vector<MethodInfo> list_methods();
+#else
+LESSKV_FUNCTION std::vector<MethodInfo> list_methods() {
   std::vector<MethodInfo> out = list_methods(Methods{});
   [&]<class... Cs>(CombinatorList<Cs...>) {
     (out.push_back(detail::info_of(Cs{})), ...);
   }(Combinators{});
   return out;
 }
+#endif
 
 LESSKV_END_NAMESPACE

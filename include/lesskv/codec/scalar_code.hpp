@@ -99,6 +99,17 @@ struct ScalarKernels {
 }  // namespace detail
 LESSKV_END_NAMESPACE
 
+#if LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
+namespace detail {
+// The table of the same instruction set as a table of attention.
+const ScalarKernels& scalar_kernels(const KernelTable& table);
+}  // namespace detail
+LESSKV_END_NAMESPACE
+
+#else
+
 #define LESSKV_BODY "../codec/scalar_code.inc"
 #include "../kernels/each_isa.inc"
 #undef LESSKV_BODY
@@ -106,8 +117,8 @@ LESSKV_END_NAMESPACE
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
 
-// The table of the same instruction set as kernels().
-inline const ScalarKernels& scalar_kernels(const KernelTable& table = kernels()) {
+// The table of the same instruction set as a table of attention.
+LESSKV_FUNCTION const ScalarKernels& scalar_kernels(const KernelTable& table) {
 #if defined(__x86_64__)
   if (table.lanes == 16) return avx512::scalar_kernels;
   if (table.lanes == 8) return avx2::scalar_kernels;
@@ -116,6 +127,16 @@ inline const ScalarKernels& scalar_kernels(const KernelTable& table = kernels())
 #endif
   return base::scalar_kernels;
 }
+
+}  // namespace detail
+LESSKV_END_NAMESPACE
+
+#endif  // LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
+namespace detail {
+
+inline const ScalarKernels& scalar_kernels() { return scalar_kernels(kernels()); }
 
 // How attention reads a format; `format` must outlive it.
 inline SideCode side_code(const ScalarFormat& format,

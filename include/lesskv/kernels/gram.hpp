@@ -35,6 +35,15 @@ struct GramTable {
 
 LESSKV_END_NAMESPACE
 
+#if LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
+// The table for an instruction set of kernels.hpp.
+const GramTable& gram_kernels(const KernelTable& like);
+LESSKV_END_NAMESPACE
+
+#else
+
 #define LESSKV_BODY "gram.inc"
 #include "each_isa.inc"
 #undef LESSKV_BODY
@@ -42,7 +51,7 @@ LESSKV_END_NAMESPACE
 LESSKV_BEGIN_NAMESPACE
 
 // The table for an instruction set of kernels.hpp.
-inline const GramTable& gram_kernels(const KernelTable& like) {
+LESSKV_FUNCTION const GramTable& gram_kernels(const KernelTable& like) {
 #if defined(__x86_64__)
   if (like.lanes == 16) return detail::avx512::gram_table;
   if (like.lanes == 8) return detail::avx2::gram_table;
@@ -50,6 +59,12 @@ inline const GramTable& gram_kernels(const KernelTable& like) {
   static_cast<void>(like);
   return detail::base::gram_table;
 }
+
+LESSKV_END_NAMESPACE
+
+#endif  // LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
 inline const GramTable& gram_kernels() { return gram_kernels(kernels()); }
 
 LESSKV_END_NAMESPACE

@@ -11,12 +11,12 @@
 #include <limits>
 #include <span>
 
-#if defined(__x86_64__)
+#include "../core/types.hpp"
+
+#if defined(__x86_64__) && !LESSKV_DECLARE_ONLY
 #include <cpuid.h>
 #include <immintrin.h>
 #endif
-
-#include "../core/types.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -144,6 +144,15 @@ inline Index attend_workspace(const AttendTask& task) { return detail::Workspace
 
 LESSKV_END_NAMESPACE
 
+#if LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
+// Every table that this CPU can run, slowest first.
+std::span<const KernelTable* const> kernel_tables();
+LESSKV_END_NAMESPACE
+
+#else
+
 #define LESSKV_BODY "body.inc"
 #include "each_isa.inc"
 #undef LESSKV_BODY
@@ -151,7 +160,7 @@ LESSKV_END_NAMESPACE
 LESSKV_BEGIN_NAMESPACE
 
 // Every table that this CPU can run, slowest first.
-inline std::span<const KernelTable* const> kernel_tables() {
+LESSKV_FUNCTION std::span<const KernelTable* const> kernel_tables() {
   struct List {
     const KernelTable* tables[3] = {&detail::base::table};
     std::size_t count = 1;
@@ -173,6 +182,12 @@ inline std::span<const KernelTable* const> kernel_tables() {
   static const List list;
   return {list.tables, list.count};
 }
+
+LESSKV_END_NAMESPACE
+
+#endif  // LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
 
 // The best table, chosen at the first call. The environment variable LESSKV_ISA (base, avx2,
 // avx512) caps the choice.

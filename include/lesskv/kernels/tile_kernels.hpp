@@ -113,6 +113,15 @@ inline Index lag_workspace(int dim) {
 
 LESSKV_END_NAMESPACE
 
+#if LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
+// The table of the same instruction set as an attention table.
+const TileKernelTable& tile_kernels(const KernelTable& of);
+LESSKV_END_NAMESPACE
+
+#else
+
 #define LESSKV_BODY "tile_body.inc"
 #include "each_isa.inc"
 #undef LESSKV_BODY
@@ -120,7 +129,7 @@ LESSKV_END_NAMESPACE
 LESSKV_BEGIN_NAMESPACE
 
 // The table of the same instruction set as an attention table.
-inline const TileKernelTable& tile_kernels(const KernelTable& of) {
+LESSKV_FUNCTION const TileKernelTable& tile_kernels(const KernelTable& of) {
 #if defined(__x86_64__)
   if (of.lanes == 16) return detail::avx512::tile_table;
   if (of.lanes == 8) return detail::avx2::tile_table;
@@ -128,6 +137,12 @@ inline const TileKernelTable& tile_kernels(const KernelTable& of) {
   static_cast<void>(of);
   return detail::base::tile_table;
 }
+
+LESSKV_END_NAMESPACE
+
+#endif  // LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
 inline const TileKernelTable& tile_kernels() {
   static const TileKernelTable& chosen = tile_kernels(kernels());
   return chosen;

@@ -88,6 +88,15 @@ inline constexpr int pursuit_walkers = 4;   // vectors that are coded in turn
 
 LESSKV_END_NAMESPACE
 
+#if LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
+// The pursuit kernels that go with a kernel table.
+const PursuitKernels& pursuit_kernels(const KernelTable& table);
+LESSKV_END_NAMESPACE
+
+#else
+
 #define LESSKV_BODY "../codec/sparse/pursuit_body.inc"
 #include "../../kernels/each_isa.inc"
 #undef LESSKV_BODY
@@ -95,7 +104,7 @@ LESSKV_END_NAMESPACE
 LESSKV_BEGIN_NAMESPACE
 
 // The pursuit kernels that go with a kernel table.
-inline const PursuitKernels& pursuit_kernels(const KernelTable& table = kernels()) {
+LESSKV_FUNCTION const PursuitKernels& pursuit_kernels(const KernelTable& table) {
 #if defined(__x86_64__)
   if (table.lanes == 16) return detail::avx512::pursuit_table;
   if (table.lanes == 8) return detail::avx2::pursuit_table;
@@ -103,5 +112,13 @@ inline const PursuitKernels& pursuit_kernels(const KernelTable& table = kernels(
   (void)table;
   return detail::base::pursuit_table;
 }
+
+LESSKV_END_NAMESPACE
+
+#endif  // LESSKV_DECLARE_ONLY
+
+LESSKV_BEGIN_NAMESPACE
+
+inline const PursuitKernels& pursuit_kernels() { return pursuit_kernels(kernels()); }
 
 LESSKV_END_NAMESPACE
