@@ -49,7 +49,7 @@ inline void check(const HiddenPins& pins) {
 
 // Tokens of every layer group: linear from all of them down to `last_share`, but not below `least`.
 inline std::vector<Index> stage_budgets(Index tokens, Index stages, double last_share = 0.375,
-                                        Index least = 1) {
+                                        Index least = HiddenPins{}.window) {
   if (tokens < 1) fail("stage_budgets::tokens is ", tokens, "; it must be at least 1");
   if (stages < 1) fail("stage_budgets::stages is ", stages, "; it must be at least 1");
   if (!(last_share > 0 && last_share <= 1))
