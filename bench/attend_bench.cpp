@@ -22,8 +22,8 @@
 namespace {
 
 using bench::median;
-using bench::now;
 using bench::ReadLimit;
+using bench::thread_now;
 using lesskv::AttendTask;
 using lesskv::BlockRef;
 using lesskv::DType;
@@ -41,7 +41,7 @@ __attribute__((target("avx512f"))) double fma_peak() {
   constexpr int turns = 1000000;
   double best = 1e30;
   for (int round = 0; round < 10; ++round) {
-    const double start = now();
+    const double start = thread_now();
     for (int i = 0; i < turns; ++i) {
 #define FMA(n) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #n "\n\t"
       asm volatile(FMA(0) FMA(1) FMA(2) FMA(3) FMA(4) FMA(5) FMA(6) FMA(7) FMA(8) FMA(9) FMA(10)
@@ -50,7 +50,7 @@ __attribute__((target("avx512f"))) double fma_peak() {
                              "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 #undef FMA
     }
-    best = std::min(best, now() - start);
+    best = std::min(best, thread_now() - start);
   }
   return 16.0 * 32 * turns / best;
 }
@@ -156,9 +156,9 @@ void decode(benchmark::State& state, const Case& c) {
   std::vector<double> seconds, read;
   for (auto _ : state) {
     read.push_back(limit.measure());
-    const double start = now();
+    const double start = thread_now();
     attention.run();
-    seconds.push_back(now() - start);
+    seconds.push_back(thread_now() - start);
     state.SetIterationTime(seconds.back());
   }
   const double rate = layer.bytes() / median(seconds);
@@ -173,9 +173,9 @@ void prefill(benchmark::State& state, const Case& c) {
   Attention attention(layer, tokens * c.group);
   std::vector<double> seconds;
   for (auto _ : state) {
-    const double start = now();
+    const double start = thread_now();
     attention.run();
-    seconds.push_back(now() - start);
+    seconds.push_back(thread_now() - start);
     state.SetIterationTime(seconds.back());
   }
   const double operations = 4.0 * static_cast<double>(tokens * c.group * c.rows) * c.dim * c.heads;

@@ -11,7 +11,8 @@
 //     that of a copy of as many bytes, memcpy of contiguous memory.
 //   compress/<storage>: KVCache::compress(), Keep{.fraction = .25, .sinks = 16}, LagKV; passes is
 //     its time in units of reading the layer once at the limit.
-// Medians of rounds taken in turn with the read limit, which also evicts the caches.
+// Medians of rounds taken in turn with the read limit, which also evicts the caches; time of the
+// thread, so that a busy machine counts less.
 // Run it pinned and alone: taskset -c 0 compress_bench
 #include <benchmark/benchmark.h>
 
@@ -31,7 +32,7 @@ namespace {
 
 using namespace lesskv;
 using bench::median;
-using bench::now;
+using bench::thread_now;
 using detail::HeadStore;
 using detail::uz;
 
@@ -76,9 +77,9 @@ struct Rounds {
   template <class F>
   void add(benchmark::State& state, F&& f) {
     read.push_back(limit().measure(evict));
-    const double start = now();
+    const double start = thread_now();
     f();
-    seconds.push_back(now() - start);
+    seconds.push_back(thread_now() - start);
     state.SetIterationTime(seconds.back());
   }
   // Share of the same round's limit.
@@ -142,20 +143,20 @@ void select(benchmark::State& state, Index n, Index k) {
   kept.reserve(uz(k));
   std::vector<double> ours, theirs;
   for (auto _ : state) {
-    double start = now();
+    double start = thread_now();
     kept.clear();
     detail::select_largest(x, {}, 0, n, k, 0, kept);
     benchmark::DoNotOptimize(kept.data());
-    ours.push_back(now() - start);
+    ours.push_back(thread_now() - start);
     state.SetIterationTime(ours.back());
-    start = now();
+    start = thread_now();
     std::iota(by_rows.begin(), by_rows.end(), 0);
     const auto end = by_rows.begin() + k;
     std::nth_element(by_rows.begin(), end, by_rows.end(),
                      [&](std::int32_t a, std::int32_t b) { return x[uz(a)] > x[uz(b)]; });
     std::sort(by_rows.begin(), end);
     benchmark::DoNotOptimize(by_rows.data());
-    theirs.push_back(now() - start);
+    theirs.push_back(thread_now() - start);
   }
   state.counters["us"] = 1e6 * median(ours);
   state.counters["nth_element_us"] = 1e6 * median(theirs);
@@ -186,22 +187,22 @@ void gather(benchmark::State& state, DType type, double share) {
     }
     limit().measure(evict);
     // The copy reads as many bytes as the layout makes the gather read, and writes as many.
-    double start = now();
+    double start = thread_now();
     long long sum = bench::ReadLimit::sum()(from.data(), (all - part) / 512 * 512);
     benchmark::DoNotOptimize(sum);
     std::memcpy(to.data(), from.data() + all - part, 2 * part);
     benchmark::DoNotOptimize(to.data());
-    copy_seconds.push_back(now() - start);
+    copy_seconds.push_back(thread_now() - start);
     rounds.add(state, [&] {
       for (HeadStore& head : store) head.keep(kept, true);
     });
-    start = now();
+    start = thread_now();
     for (int h = 0; h < heads; ++h) {
       kept.clear();
       detail::select_largest(x, {}, 0, rows, k, 0, kept);
       benchmark::DoNotOptimize(kept.data());
     }
-    select_seconds.push_back(now() - start);
+    select_seconds.push_back(thread_now() - start);
   }
   state.counters["read_share"] = rounds.share(static_cast<double>(all + part));
   state.counters["of_copy"] = median(rounds.seconds) / median(copy_seconds);
