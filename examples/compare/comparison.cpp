@@ -31,10 +31,20 @@ Comparison::Comparison(const Options& options)
       tokenizer_(model_.file()),
       progress_(options.progress) {
   for (int t = 0; t < options_.threads; ++t) runs_.emplace_back(model_);
+  for (const double target : options_.compressions)
+    if (!(target >= 1 && target <= 1000))
+      throw std::runtime_error("--compression must lie between 1 and 1000");
   policies_.emplace_back("exact");
   for (const std::string& text :
-       options_.policies.empty() ? default_policies(options_.seed) : options_.policies)
-    if (Policy policy(text); !policy.is_exact()) policies_.push_back(std::move(policy));
+       options_.policies.empty() ? default_policies(options_.seed) : options_.policies) {
+    try {
+      Policy policy(text);
+      policy.check(engine::cache_shape(model_));
+      if (!policy.is_exact()) policies_.push_back(std::move(policy));
+    } catch (const lesskv::Error& error) {
+      throw std::runtime_error("--policy '" + text + "': " + error.what());
+    }
+  }
   for (const Policy& policy : policies_) {
     if (policy.has_amount()) {
       variants_.push_back({&policy, 0});

@@ -21,6 +21,16 @@ struct Policy {
   // Throws lesskv::Error naming the place in the text.
   explicit Policy(std::string written) : text(std::move(written)), spec(lesskv::parse_spec(text)) {}
 
+  // Fails for what no cache of this shape takes, whatever is cached: a wrong parameter, a fraction
+  // beyond 1. A limit that is merely too small gives a row that says so.
+  void check(const lesskv::Shape& shape) const {
+    lesskv::PolicySpec large = spec;
+    if (solves_fraction()) large.keep.fraction = 0.5;
+    if (large.keep.tokens > 0) large.keep.tokens = lesskv::Index{1} << 30;
+    if (large.keep.bytes > 0) large.keep.bytes = std::size_t{1} << 60;
+    lesskv::make_cache(large, shape);
+  }
+
   // All rows, as the reference stores them.
   bool is_exact() const {
     return spec.exact && spec.methods.empty() && spec.dtype.value_or(DType::f16) == DType::f16;
@@ -29,7 +39,7 @@ struct Policy {
   bool has_amount() const { return spec.has_amount(); }
   // What is solved for: the fraction, unless the spec has one or needs none.
   bool solves_fraction() const {
-    return !spec.exact && spec.keep.fraction <= 0 && (spec.judges_once() || !has_amount());
+    return !spec.exact && spec.keep.fraction == 0 && (spec.judges_once() || !has_amount());
   }
   const char* kind() const {
     if (is_exact()) return "exact";

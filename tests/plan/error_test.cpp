@@ -34,10 +34,10 @@ class Errors : public testing::Test {
                 {"--values", file("v")},
                 {"--policy", "keep(tokens=20)+keydiff"},
                 {"--out", folder / "out"}};
-    for (const auto& [option, value] : changes) {
-      const auto same = [&](const auto& one) { return one.first == option; };
+    for (const auto& change : changes) {
+      const auto same = [&](const auto& one) { return one.first == change.first; };
       all.erase(std::remove_if(all.begin(), all.end(), same), all.end());
-      if (!value.empty()) all.emplace_back(option, value);
+      if (!change.second.empty()) all.push_back(change);
     }
     std::vector<std::string> out;
     for (const auto& [option, value] : all) out.push_back(option + "=" + value);

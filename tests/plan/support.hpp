@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "score/reference.hpp"
+#include "support/call.hpp"
 
 namespace support {
 
@@ -95,20 +96,8 @@ inline std::vector<float> floats_of(const std::string& npy_file) {
   return load_npy<float>(npy_file).data;
 }
 
-struct Outcome {
-  int code;
-  std::string out, error;
-};
 inline Outcome call(const std::vector<std::string>& arguments) {
-  std::vector<const char*> argv{"plan"};
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = plan::program(static_cast<int>(argv.size()), argv.data());
-  outcome.out = testing::internal::GetCapturedStdout();
-  outcome.error = testing::internal::GetCapturedStderr();
-  return outcome;
+  return call(plan::program, arguments);
 }
 
 // The reference tensors of a layer.

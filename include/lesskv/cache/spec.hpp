@@ -16,6 +16,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -40,9 +41,9 @@ struct PolicySpec {
   std::string methods;    // the text of all parts but `keep`
   int methods_named = 0;  // scorers and budgeters, those inside others included
 
-  // Something says how much to keep.
+  // Something says how much to keep. (If it is negative, the cache says so.)
   bool has_amount() const {
-    return exact || keep.fraction > 0 || keep.tokens > 0 || keep.bytes > 0;
+    return exact || keep.fraction != 0 || keep.tokens != 0 || keep.bytes > 0;
   }
   // Rows are judged once, a chunk at a time: only `fraction` shortens them.
   bool judges_once() const { return scorer && scorer->reach().chunk > 0; }
@@ -95,6 +96,7 @@ inline std::vector<SpecPart> split_spec(std::string_view spec) {
   std::string text;
   for (const char c : spec)
     if (c != ' ' && c != '\t' && c != '\n') text += c;
+  if (text.empty()) fail("spec: it is empty; 'exact' keeps everything");
   std::vector<SpecPart> parts;
   std::size_t at = 0;
   const auto word = [&](const char* what) {
@@ -282,6 +284,8 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
         text.pop_back();
       }
       parse_value(where, text, spec.keep.bytes);
+      if (spec.keep.bytes > std::numeric_limits<std::size_t>::max() / unit)
+        fail_value(where, argument.second, "an integer in range");
       spec.keep.bytes *= unit;
     } else if (key == "shared") {
       if (text == "head")

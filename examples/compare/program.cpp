@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+#include "program.hpp"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "comparison.hpp"
+
+namespace compare {
+namespace {
+
+void write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  if (!file) throw std::runtime_error(path + ": cannot be written");
+}
+
+// Found out before minutes of work, not after them.
+void check_writable(const std::string& path) {
+  std::error_code error;
+  const bool there = std::filesystem::exists(path, error);
+  if (!std::ofstream(path, std::ios::app))
+    throw std::runtime_error("--json " + path + ": cannot be written");
+  if (!there) std::filesystem::remove(path, error);
+}
+
+}  // namespace
+
+int program(int argc, const char* const* argv) {
+  Options options;
+  options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  std::string json;
+  CLI::App app{"Compares policies on a real model: bytes, divergence, copying, pass keys, speed."};
+  app.add_option("--model", options.model, "GGUF file of a Llama-architecture model")
+      ->required()
+      ->check(CLI::ExistingFile);
+  app.add_option("--model-sha256", options.model_sha256, "checksum to be written into the report");
+  app.add_option("--text", options.texts, "UTF-8 text, or token ids (.i32: int32, little-endian)")
+      ->required()
+      ->check(CLI::ExistingFile);
+  app.add_option("--policy", options.policies,
+                 "a policy as make_cache takes it; 'list' prints all names and parameters");
+  app.add_option("--compression", options.compressions,
+                 "bytes of the exact cache / bytes, for policies without an amount")
+      ->check(CLI::Range(1.0, 1000.0));
+  app.add_option("--context", options.context, "tokens that are compressed")
+      ->check(CLI::Range(128, 1 << 20));
+  app.add_option("--score", options.score, "tokens behind the context that are compared")
+      ->check(CLI::Range(1, 1 << 16));
+  app.add_option("--passkey", options.pass_key_contexts, "texts with five pass keys each")
+      ->check(CLI::Range(0, 1000));
+  app.add_option("--threads", options.threads, "policies that run at the same time")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--seed", options.seed, "of the pass keys and of the random baseline")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--json", json, "writes the rows here too");
+  app.add_option("--progress-fd", options.progress, "descriptor for progress lines")->group("");
+  // Answered before anything is required.
+  for (int i = 1; i < argc; ++i)
+    if (const std::string now = argv[i];
+        now == "--policy=list" ||
+        (now == "--policy" && i + 1 < argc && std::string(argv[i + 1]) == "list")) {
+      std::fputs(list_policies().c_str(), stdout);
+      return 0;
+    }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 1;
+  }
+  try {
+    if (!json.empty()) check_writable(json);
+    Comparison comparison(options);
+    const Report report = comparison.run();
+    if (!json.empty()) write_file(json, report.json().dump(2) + "\n");
+    std::fputs(report.table().c_str(), stdout);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "compare: %s\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace compare
