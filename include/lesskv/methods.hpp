@@ -7,6 +7,7 @@
 #include "budget/global_cut.hpp"
 #include "budget/pyramid.hpp"
 #include "budget/table.hpp"
+#include "budget/rows_for_output.hpp"
 #include "budget/zigzag.hpp"
 #include "score/h2o.hpp"
 #include "score/key_norm.hpp"
