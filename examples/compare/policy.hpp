@@ -43,7 +43,7 @@ struct Policy {
   }
   const char* kind() const {
     if (is_exact()) return "exact";
-    return spec.methods.find('+') == std::string::npos ? "single" : "composition";
+    return spec.methods_named + int{spec.dtype.has_value()} < 2 ? "single" : "composition";
   }
   // The compression that a given amount names; pins and bookkeeping come on top.
   double nominal_target(Index context, std::size_t bytes_exact) const {

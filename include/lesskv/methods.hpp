@@ -7,6 +7,7 @@
 #include "budget/entropy_weight.hpp"
 #include "budget/global_cut.hpp"
 #include "budget/pyramid.hpp"
+#include "budget/rows_for_output.hpp"
 #include "budget/table.hpp"
 #include "budget/uncomp.hpp"
 #include "budget/zigzag.hpp"

@@ -29,6 +29,8 @@ struct OwnScores {};
 // By another Scorer: counted at the first compression that can drop rows; the shares then stay.
 template <class By = OwnScores>
 struct GlobalCut {
+  static_assert(Scorer<By>,
+                "lesskv: GlobalCut counts the scores of a Scorer, for example GlobalCut<KeyDiff>");
   By by = {};
   double alpha = 0;  // part of an equal share that every head is sure of
 

@@ -227,4 +227,28 @@ struct ZigZagKV {
   }
 };
 
+// A profile: LMBA of every layer, averaged over samples (texts of the kind that will come, through
+// the same model), as the paper averages it. A sample is what lmba() gives, for example
+// policy.lmba(shape, cache.states<ZigZagKV>()) after a compression.
+inline std::vector<double> mean_lmba(std::span<const std::vector<double>> samples) {
+  std::vector<double> sum;
+  std::vector<Index> count;
+  for (const std::vector<double>& sample : samples) {
+    if (!sum.empty() && sample.size() != sum.size())
+      fail("samples: one has ", sample.size(), " layers, another ", sum.size());
+    sum.resize(sample.size());
+    count.resize(sample.size());
+    for (std::size_t l = 0; l < sample.size(); ++l)
+      if (sample[l] > 0) {
+        sum[l] += sample[l];
+        ++count[l];
+      }
+  }
+  for (std::size_t l = 0; l < sum.size(); ++l) {
+    if (count[l] == 0) fail("samples: layer ", l, " was never measured");
+    sum[l] /= double(count[l]);
+  }
+  return sum;
+}
+
 LESSKV_END_NAMESPACE

@@ -101,15 +101,12 @@ struct Books {
     return sum;
   }
 
-  // A policy measured every layer that holds rows, and there is one.
+  // A policy measured every layer. Rows of a layer that holds none yet may still come.
   template <std::size_t I>
   bool measured() const {
-    bool any = false;
-    for (const auto& layer : layers) {
-      if (layer.seen() > 0 && !layer.measured[I]) return false;
-      any = any || layer.measured[I];
-    }
-    return any;
+    for (const auto& layer : layers)
+      if (!layer.measured[I]) return false;
+    return true;
   }
 
   // A Budgeter that has measured wants no queries any more.

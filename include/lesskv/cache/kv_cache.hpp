@@ -139,6 +139,11 @@ class KVCache {
   // Budgeters that measured once (ZigZagKV, UNComp) measure again at the next compression that can
   // drop rows: for a sequence whose text has changed its kind.
   void remeasure() { planner_.remeasure(); }
+  // States of a policy, one per head [layer * kv_heads + head]: what it observed and measured.
+  template <class P>
+  std::span<const state_of<P>> states() const {
+    return planner_.template states<P>();
+  }
 
   // Read back one KV head: rows in position order, as f32 [rows, head_dim] and [rows, value_dim].
   Index size(int layer, int head) const { return planner_.size(layer, head); }

@@ -218,6 +218,14 @@ class Planner {
   // spare row.
   bool prefill() const { return detail::Judgement<Ps...>::prefill(books_); }
 
+  // States of a policy, one per head [layer * kv_heads + head]: what it observed and measured.
+  template <class P>
+  std::span<const state_of<P>> states() const {
+    static_assert((std::same_as<P, Ps> || ...),
+                  "lesskv: states<P>(): P is none of the policies of this cache");
+    return std::get<index_of<P>()>(books_.states);
+  }
+
   // Budgeters that measured once measure again at the next compression that can drop rows.
   void remeasure() {
     books_.forget_measurements();
@@ -383,6 +391,13 @@ class Planner {
     // first.
     const bool at_once = keep.fraction <= 0 && whole;
     return at_once ? books_.window : std::max<Index>(0, books_.window - keep.every);
+  }
+  template <class P>
+  static constexpr std::size_t index_of() {
+    constexpr bool same[] = {std::same_as<P, Ps>..., false};
+    std::size_t i = 0;
+    while (i < sizeof...(Ps) && !same[i]) ++i;
+    return i;
   }
   // Changes with everything that a plan depends on.
   std::uint64_t version() const {
