@@ -87,7 +87,6 @@ TEST(Cascade, EqualsOneShotAtALowerPeak) {
                        ZigZagKV{.window = 8, .beta = .1});
       },
       1.05);  // little can go early; the scores that wait have to be held
-
 }
 TEST(Cascade, WorksWithScorersOfEveryKind) {
   const Keep keep{.fraction = .2, .sinks = 4};
