@@ -85,7 +85,8 @@ if [ -x examples/get_model.sh ]; then
 fi
 export ASAN_OPTIONS=halt_on_error=1:detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-all="-DCMAKE_BUILD_TYPE=Release -DLESSKV_BUILD_EXAMPLES=ON -DLESSKV_BUILD_BENCHMARKS=ON"
+# -O2, as users compile.
+all="-DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O2 -DLESSKV_BUILD_EXAMPLES=ON -DLESSKV_BUILD_BENCHMARKS=ON"
 [ -n "${LESSKV_TEST_MODEL:-}" ] && export LESSKV_TEST_MODEL
 # shellcheck disable=SC2086
 leg gcc "all tests, $(g++ -dumpfullversion -dumpversion | sed 's/^/g++ /'), Release" $all -DCMAKE_CXX_COMPILER=g++
