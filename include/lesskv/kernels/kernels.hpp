@@ -16,6 +16,8 @@
 #if defined(__x86_64__) && !LESSKV_DECLARE_ONLY
 #include <cpuid.h>
 #include <immintrin.h>
+#elif defined(__aarch64__) && !LESSKV_DECLARE_ONLY
+#include <arm_neon.h>
 #endif
 
 LESSKV_BEGIN_NAMESPACE
