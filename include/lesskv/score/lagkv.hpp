@@ -9,8 +9,8 @@
 //           soft-maxed over the chunk; the score of keys plus value_weight times the score of
 //           values.
 // Needs:    keys (after RoPE) and values; no queries, no attention.
-// Cost:     one pass over keys and values as they are stored, at the speed of memory (16-bit numbers
-//           are not widened to find a minimum); linear in the length. bench/compress_bench.cpp.
+// Cost:     one pass over keys and values as they are stored, linear in the length (16-bit numbers
+//           are not widened to find a minimum); measured by bench/compress_bench.cpp.
 // Defaults: lag 128 as in the paper's RULER runs (kvpress's default too; the official class has
 //           1024), value weight 1; 16 sinks as in the official class (kvpress: 4). How much stays
 //           is Keep's: the paper's S and r.
