@@ -66,7 +66,10 @@ TEST(Spec, TextAndTypesKeepTheSameRows) {
   expect_same("keep(tokens=100,shared=model)+keydiff", Keep{.tokens = 100, .shared = Shared::model},
               KeyDiff{});
   expect_same("keep(tokens=100)+tova", Keep{.tokens = 100}, TOVA{});
-  expect_same("keep(bytes=20k)+h2o(age_normalised=true)", Keep{.bytes = 20 * 1024},
+  // A limit in bytes counts the policies themselves, and erased ones are larger: the same limit, not
+  // the same rows.
+  EXPECT_EQ(parse_spec("keep(bytes=20k)+h2o(age_normalised=true)").keep.bytes, 20u * 1024);
+  expect_same("keep(fraction=0.2)+h2o(age_normalised=true)", Keep{.fraction = 0.2},
               H2O{.age_normalised = true});
   expect_same("keep(tokens=100)+keynorm+table(shares=1:3)", Keep{.tokens = 100}, KeyNorm{},
               TableBudget{.shares = {1, 3}});
@@ -120,8 +123,8 @@ TEST(Spec, WhatIsWrongIsNamed) {
            {"+", {"a name is missing", "character 1"}},
            {"lagkv+", {"a name is missing"}},
            {"lagkv lagkv", {"lagkvlagkv"}},
-           {"lagkv(lag", {"lagkv", "'='"}},
-           {"lagkv(lag=", {"a value"}},
+           {"lagkv(lag", {"lagkv", "')'"}},
+           {"lagkv(lag=", {"lagkv", "')'"}},
            {"lagkv(lag=3", {"lagkv", "')'"}},
            {"lagkv(lag=3)x", {"'+'", "character 13"}},
            {"lagvk", {"lagvk", "did you mean 'lagkv'"}},
@@ -184,8 +187,10 @@ TEST(Methods, TakeTheDefaultsThatTheListPrints) {
   for (const MethodInfo& method : list_methods()) {
     EXPECT_FALSE(method.summary.empty()) << method.name;
     // Every parameter is taken with the default that is printed for it.
-    std::string text = method.role == "scorer" ? method.name : "lagkv+" + method.name;
+    const bool combinator = method.role == "scorer made of scorers";
+    std::string text = method.role == "scorer" || combinator ? method.name : "lagkv+" + method.name;
     std::string arguments;
+    if (combinator) arguments = method.name.ends_with("rank") ? "lagkv,keydiff" : "keydiff";
     for (const ParameterInfo& parameter : method.parameters) {
       EXPECT_FALSE(parameter.text.empty()) << parameter.name;
       if (parameter.value != "none")

@@ -130,6 +130,8 @@ class HeadStore {
       Block& to = blocks_[uz(b)];
       // A block that a fork reads is replaced, not copied and then overwritten.
       Block fresh = mine(to) ? Block{} : allocate(to.capacity);
+      fresh.first = to.first;
+      fresh.rows = to.rows;
       Block& target = fresh.data ? fresh : to;
       kernel.gather_keys(dtype_, sources.data(), key_dim_, rows, n, target.keys());
       kernel.gather_values(dtype_, sources.data(), value_dim_, rows, n, value_row(target, 0));
