@@ -124,7 +124,7 @@ TEST(Spec, WhatIsWrongIsNamed) {
            {"lagkv+", {"a name is missing"}},
            {"lagkv lagkv", {"lagkvlagkv"}},
            {"lagkv(lag", {"lagkv", "')'"}},
-           {"lagkv(lag=", {"lagkv", "')'"}},
+           {"lagkv(lag=", {"a value"}},
            {"lagkv(lag=3", {"lagkv", "')'"}},
            {"lagkv(lag=3)x", {"'+'", "character 13"}},
            {"lagvk", {"lagvk", "did you mean 'lagkv'"}},
