@@ -2,11 +2,14 @@
 // IntCode: keys and values as 4- or 8-bit integers with an f16 scale per row, or per 32 channels of
 // a row. The formats that engines know: with group = 32 the bytes of ggml's q8_0 and q4_0.
 //
+// Source:   ggml, ggml-quants.c, q8_0 and q4_0 (formats, not code).
 // Formula:  8 bits: scale = max |x| / 127, code = round(x / scale). 4 bits: levels -8 ... 7, the
 //           number of the largest magnitude at -8 (as q4_0), the scale then fitted by least squares.
 // Needs:    keys and values.
 // Cost:     bits + 16 / group bits a number.
-// Defaults: 8 bits, one scale a row.
+// Defaults: 8 bits, one scale a row; 4 exact sinks in the text form, as LloydMax has.
+// Differs:  the scale of 4 bits is fitted after the codes are chosen; codes lie as the attention
+//           kernels read them (scalar_code.hpp), not row by row.
 #pragma once
 
 #include <string_view>

@@ -9,11 +9,12 @@
 // Needs:    keys and values.
 // Cost:     bits + 16/channels + 16/64 (the mean) bits a number; encoding one Hadamard transform a
 //           row.
-// Defaults: 4 bits, with the mean; 4 exact sinks in the text form (the keys of attention sinks are
-//           outliers: coded, they cost ten times the error of all other rows). mean = false is TurboQuant's MSE codec, but for its random
-//           rotation and norm (here: Hadamard, fitted scale).
-// Differs:  levels are rounded to 8 bits, so that attention stays in integers (adds less than 1 %
-//           to the error at 6 bits, nothing that shows below).
+// Defaults: 4 bits, with the mean (ours: Cost above). 4 exact sinks in the text form: keys of
+//           attention sinks are outliers; compare `lm` with `keep(sinks=0)+lm` in the main job.
+// Differs:  levels are rounded to 8 bits, so that attention stays in integers: the error of unit
+//           Gaussian rows stays within 5 % of the quantiser's own (tests/codec/scalar_test.cpp).
+//           mean = false is TurboQuant's MSE codec, but for its random rotation and norm (here:
+//           Hadamard, fitted scale).
 #pragma once
 
 #include <string_view>
