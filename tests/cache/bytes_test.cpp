@@ -41,6 +41,11 @@ void* operator new(std::size_t n, std::align_val_t a) {
 void* operator new[](std::size_t n, std::align_val_t a) {
   return counted(n, static_cast<std::size_t>(a));
 }
+// The standard library's temporary buffers use these; a sanitizer's own would not count.
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return counted(n, 64); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return counted(n, 64); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { release(p, 64); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { release(p, 64); }
 void operator delete(void* p) noexcept { release(p, 64); }
 void operator delete[](void* p) noexcept { release(p, 64); }
 void operator delete(void* p, std::size_t) noexcept { release(p, 64); }
