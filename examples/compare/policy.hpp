@@ -109,7 +109,7 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
   // fraction alone is to meet the limit.
   trial.keep.tokens = 0;
   trial.keep.bytes = 0;
-  if (trial.budgeter.empty()) trial.scorer.emplace(StandIn{*out.spec.scorer});
+  if (trial.budgeters.empty()) trial.scorer.emplace(StandIn{*out.spec.scorer});
   std::size_t smallest = bytes_exact;
   const auto size = [&](double fraction) {
     trial.keep.fraction = fraction;

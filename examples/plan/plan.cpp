@@ -18,14 +18,14 @@ namespace {
 // policy's plan.
 void check_needs(const Tensors& tensors, const PolicySpec& spec) {
   Need needs = Need::nothing, observed = Need::nothing;
-  Index window = spec.budgeter.window_size();
-  if (spec.scorer) {
-    needs = spec.scorer->needs();
-    window = std::max(window, spec.scorer->window_size());
-    if (spec.scorer->observes()) observed = needs;
-  }
-  needs = needs | spec.budgeter.needs();
-  if (spec.budgeter.observes()) observed = observed | spec.budgeter.needs();
+  Index window = 0;
+  const auto add = [&](const PolicyTraits& policy) {
+    needs = needs | policy.needs;
+    window = std::max(window, policy.window);
+    if (policy.observes) observed = observed | policy.needs;
+  };
+  if (spec.scorer) add(AnyPolicy(*spec.scorer).traits());
+  for (const AnyPolicy& budgeter : spec.budgeters) add(budgeter.traits());
   const bool every = asks(observed, Need::queries) || asks(observed, Need::attention);
   const Index wanted = every ? tensors.tokens : std::min(window, tensors.tokens);
   if (wanted == 0) return;

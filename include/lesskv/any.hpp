@@ -10,50 +10,59 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-using AnyCache = KVCache<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
-using AnyPlanner = Planner<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
+// make_cache("keep(fraction=0.25) + lagkv(lag=128)", shape); cache/spec.hpp has the grammar. Errors
+// name the place.
+AnyCache make_cache(const PolicySpec& spec, const Shape& shape);
+AnyCache make_cache(std::string_view spec, const Shape& shape);
 
-#if LESSKV_DECLARE_ONLY
-extern template class KVCache<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
-extern template class Planner<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
-#elif defined(LESSKV_COMPILED)
-template class KVCache<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
-template class Planner<Keep, AnyScorer, AnyBudgeter, AnyCodec>;
-#endif
+// The same without a store, for memory that the engine owns.
+AnyPlanner make_planner(const PolicySpec& spec, const Shape& shape);
+AnyPlanner make_planner(std::string_view spec, const Shape& shape);
 
+#if !LESSKV_DECLARE_ONLY
 namespace detail {
+// The policies of a spec, its keep made whole.
+inline std::vector<AnyPolicy> policies_of(const PolicySpec& spec, Keep& keep) {
+  std::vector<AnyPolicy> out;
+  keep = spec.keep;
+  // Exact: all rows may stay, whatever the score.
+  if (spec.exact) {
+    keep.fraction = 1;
+    out.emplace_back(StreamingLLM{});
+  } else {
+    if (!spec.has_amount())
+      fail(
+          "spec: nothing says how much to keep; add keep(fraction=...), keep(tokens=...) or "
+          "keep(bytes=...)");
+    out.emplace_back(*spec.scorer);
+    out.insert(out.end(), spec.budgeters.begin(), spec.budgeters.end());
+  }
+  if (spec.codec) out.push_back(*spec.codec);
+  return out;
+}
 template <class Target>
 Target build(const PolicySpec& spec, Shape shape) {
   if (spec.dtype) shape.dtype = *spec.dtype;
-  // Exact: all rows may stay, whatever the score.
-  if (spec.exact) {
-    Keep keep = spec.keep;
-    keep.fraction = 1;
-    return Target(shape, keep, AnyScorer(StreamingLLM{}), AnyBudgeter{}, spec.codec);
-  }
-  if (!spec.has_amount())
-    fail(
-        "spec: nothing says how much to keep; add keep(fraction=...), keep(tokens=...) or "
-        "keep(bytes=...)");
-  return Target(shape, spec.keep, *spec.scorer, spec.budgeter, spec.codec);
+  Keep keep;
+  std::vector<AnyPolicy> policies = policies_of(spec, keep);
+  return Target(shape, &keep, std::move(policies));
 }
 }  // namespace detail
 
-// make_cache("keep(fraction=0.25) + lagkv(lag=128)", shape); cache/spec.hpp has the grammar. Errors
-// name the place.
-inline AnyCache make_cache(const PolicySpec& spec, const Shape& shape) {
+LESSKV_FUNCTION AnyCache make_cache(const PolicySpec& spec, const Shape& shape) {
   return detail::build<AnyCache>(spec, shape);
 }
-inline AnyCache make_cache(std::string_view spec, const Shape& shape) {
+LESSKV_FUNCTION AnyCache make_cache(std::string_view spec, const Shape& shape) {
   return make_cache(parse_spec(spec), shape);
 }
 
-// The same without a store, for memory that the engine owns.
-inline AnyPlanner make_planner(const PolicySpec& spec, const Shape& shape) {
+LESSKV_FUNCTION AnyPlanner make_planner(const PolicySpec& spec, const Shape& shape) {
   return detail::build<AnyPlanner>(spec, shape);
 }
-inline AnyPlanner make_planner(std::string_view spec, const Shape& shape) {
+LESSKV_FUNCTION AnyPlanner make_planner(std::string_view spec, const Shape& shape) {
   return make_planner(parse_spec(spec), shape);
 }
+
+#endif
 
 LESSKV_END_NAMESPACE

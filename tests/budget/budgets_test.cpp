@@ -187,7 +187,7 @@ TEST(GlobalCut, ByAnotherScorerCountsOnce) {
   KVCache own(in.s, keep, Scored{}, GlobalCut<>{});
   KVCache by(in.s, keep, StreamingLLM{}, GlobalCut<Scored>{});
   auto text = parse_spec("keep(fraction=0.3,sinks=2,every=1)+streamingllm");
-  text.budgeter.add(GlobalCut<AnyScorer>{.by = AnyScorer(Scored{})});
+  text.budgeters.push_back(GlobalCut<AnyScorer>{.by = AnyScorer(Scored{})});
   AnyCache erased = make_cache(text, in.s);
   in.feed(own, 0, 60);
   in.feed(by, 0, 60);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <lesskv/core/water_fill.hpp>
 #include <numeric>
 #include <random>
 #include <string>

@@ -2,6 +2,7 @@
 // The laws of the container that hold for every policy.
 #include <gtest/gtest.h>
 
+#include <lesskv/core/select.hpp>
 #include <numeric>
 #include <thread>
 
@@ -299,16 +300,6 @@ TEST(Laws, PositionsMayHaveGapsAndLayersMayDiffer) {
 }
 
 // ---- bad input: an error that names the argument, and the cache as it was
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(BadInput, NamesTheArgumentAndChangesNothing) {
   auto in = tensors(small, 100, 11);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What Budgeters are shown, when they measure, and how long it stays.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -199,15 +200,13 @@ TEST(Measure, APlanFromBeforeAnAppendOrAnObservationIsRefused) {
   EXPECT_THROW(planner.commit(plan), Error);
 }
 
-// ---- several Budgeters behind one name
+// ---- policies known at run time
 
-TEST(AnyBudgeter, MeasuresEachAsItWouldAlone) {
+TEST(AnyCache, MeasuresAsTheTypedCacheDoes) {
   const auto in = tensors(small, 400, 37);
   std::atomic<int> once{0}, each{0}, once_typed{0}, each_typed{0};
-  AnyBudgeter both;
-  both.add(ByScore{&each});
-  both.add(Lasting{&once});
-  KVCache erased(small, AnyScorer(SmallKeys{}), both, Keep{.fraction = 0.5, .every = 1});
+  const Keep keep{.fraction = 0.5, .every = 1};
+  AnyCache erased(small, &keep, {AnyScorer(SmallKeys{}), ByScore{&each}, Lasting{&once}});
   KVCache typed(small, SmallKeys{}, ByScore{&each_typed}, Lasting{&once_typed},
                 Keep{.fraction = 0.5, .every = 1});
   Index at = 0;
@@ -223,8 +222,21 @@ TEST(AnyBudgeter, MeasuresEachAsItWouldAlone) {
   EXPECT_EQ(once_typed, 4);
   EXPECT_EQ(each, 16);
   EXPECT_EQ(each_typed, 16);
-  // States are held, whatever their type; scores are not.
-  EXPECT_LT(erased.bytes(), typed.bytes() + 4096);
+  EXPECT_EQ(erased.bytes(), typed.bytes());
+}
+
+// What does not compile as types is an error here.
+TEST(AnyCache, PoliciesThatDoNotFitTogetherAreRefused) {
+  const Keep keep{.fraction = 0.5};
+  const auto message = [&](const Keep* amount, std::vector<AnyPolicy> policies) {
+    return message_of([&] { AnyCache(small, amount, std::move(policies)); });
+  };
+  using testing::HasSubstr;
+  EXPECT_THAT(message(&keep, {SmallKeys{}, SmallKeys{}}), HasSubstr("name one Scorer"));
+  EXPECT_THAT(message(nullptr, {SmallKeys{}}), HasSubstr("add Keep"));
+  EXPECT_THAT(message(&keep, {Tilted{}}), HasSubstr("add a Scorer"));
+  EXPECT_THAT(message(&keep, {}), HasSubstr("add a Scorer"));
+  EXPECT_EQ(message(nullptr, {}), "no error");
 }
 
 // Queries are only held as long as a Budgeter will look at them.

@@ -182,4 +182,15 @@ struct Tilted {
   }
 };
 
+// The text of the error that f() ends in.
+template <class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
 }  // namespace support

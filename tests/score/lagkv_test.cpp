@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <lesskv/cache/head_store.hpp>
 #include <random>
 
 #include "reference.hpp"

@@ -27,7 +27,10 @@ struct AttendedValues {
 // outputs of all heads together have at least this cosine with the full ones. k runs over a
 // geometric grid (1, 2, 3, 4, 5, 6, 8, 10, 12, ...); the answer is the first from which all larger
 // ones pass: the curve need not rise everywhere. All keys always pass.
-inline Index rows_for_output(std::span<const AttendedValues> heads, double similarity) {
+#if LESSKV_DECLARE_ONLY
+Index rows_for_output(std::span<const AttendedValues> heads, double similarity);
+#else
+LESSKV_FUNCTION Index rows_for_output(std::span<const AttendedValues> heads, double similarity) {
   if (!(similarity > 0) || !(similarity <= 1))
     fail("rows_for_output: similarity must lie in (0, 1]");
   Index keys = 0;
@@ -45,30 +48,43 @@ inline Index rows_for_output(std::span<const AttendedValues> heads, double simil
   std::vector<double> product(grid.size(), 0.0), squares(grid.size(), 0.0);
   double full = 0;
   std::vector<Index> order;
+  std::vector<double> whole, sum;  // outputs of one query head: with all keys, with k of them
   for (const AttendedValues& head : heads)
     for (Index g = 0; g < head.attention.rows(); ++g) {
-      const auto weights = head.attention.row(g);
-      order.resize(detail::uz(weights.cols()));
+      const float* weights = head.attention.data() + g * head.attention.outerStride();
+      order.resize(detail::uz(head.attention.cols()));
       std::iota(order.begin(), order.end(), Index{0});
       std::sort(order.begin(), order.end(), [&](Index a, Index b) {
         return weights[a] != weights[b] ? weights[a] > weights[b] : a > b;
       });
-      const Eigen::RowVectorXd whole = weights.cast<double>() * head.values.cast<double>() /
-                                       std::max(1e-300, double(weights.cast<double>().sum()));
-      full += whole.squaredNorm();
-      Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(head.values.cols());
+      const std::size_t width = detail::uz(head.values.cols());
+      // sum += weight * row
+      const auto add = [&](std::vector<double>& to, double weight, Index row) {
+        const float* value = head.values.data() + row * head.values.outerStride();
+        for (std::size_t c = 0; c < width; ++c) to[c] += weight * double{value[c]};
+      };
+      whole.assign(width, 0.0);
+      double all = 0;
+      for (Index k = 0; k < head.values.rows(); ++k) {
+        add(whole, double{weights[k]}, k);
+        all += double{weights[k]};
+      }
+      for (double& x : whole) x /= std::max(1e-300, all);
+      full += std::inner_product(whole.begin(), whole.end(), whole.begin(), 0.0);
+      sum.assign(width, 0.0);
       double mass = 0;
       std::size_t at = 0;
       for (std::size_t k = 0; k < order.size(); ++k) {
         const double weight = double{weights[order[k]]};
-        sum += weight * head.values.row(order[k]).cast<double>();
+        add(sum, weight, order[k]);
         mass += weight;
         const bool last = k + 1 == order.size();
         // A head with fewer keys than others has all of them from there on.
         for (; at < grid.size() && (grid[at] == static_cast<Index>(k) + 1 || last); ++at) {
           const double scale = mass > 0 ? 1 / mass : 0;
-          product[at] += scale * sum.dot(whole);
-          squares[at] += scale * scale * sum.squaredNorm();
+          product[at] += scale * std::inner_product(sum.begin(), sum.end(), whole.begin(), 0.0);
+          squares[at] +=
+              scale * scale * std::inner_product(sum.begin(), sum.end(), sum.begin(), 0.0);
         }
       }
     }
@@ -81,5 +97,6 @@ inline Index rows_for_output(std::span<const AttendedValues> heads, double simil
   }
   return answer;
 }
+#endif
 
 LESSKV_END_NAMESPACE

@@ -1,45 +1,45 @@
 // SPDX-License-Identifier: MIT
-// AnyScorer and AnyBudgeter: policies chosen at run time. A type-erased policy is itself a policy,
-// so one KVCache type serves every choice.
+// AnyPolicy: a policy of any type, seen through one set of virtual functions. The cache and the
+// planner hold their policies like this, so they are plain classes that are compiled once, whatever
+// policies are named. A virtual call is made per head and pass, never per token.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
-#include <numeric>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "../core/concepts.hpp"
 #include "../core/tiles.hpp"
-#include "../core/water_fill.hpp"
-#include "../score/part.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
-// A state of any type, copied with its holder. Only the policy that made it reads it.
-class AnyState {
+// States of one policy, all of one type that only the policy knows; copied with their holder.
+class AnyStates {
  public:
-  AnyState() = default;
-  template <class T>
-  static AnyState of(T value) {
-    AnyState out;
-    out.face_ = std::make_unique<Model<T>>(std::move(value));
+  AnyStates() = default;
+  template <class S>
+  static AnyStates of(std::vector<S> states) {
+    AnyStates out;
+    out.face_ = std::make_unique<Model<S>>(std::move(states));
     return out;
   }
-  AnyState(const AnyState& other) : face_(other.face_ ? other.face_->clone() : nullptr) {}
-  AnyState(AnyState&&) noexcept = default;
-  AnyState& operator=(AnyState other) noexcept {
+  AnyStates(const AnyStates& other) : face_(other.face_ ? other.face_->clone() : nullptr) {}
+  AnyStates(AnyStates&&) noexcept = default;
+  AnyStates& operator=(AnyStates other) noexcept {
     face_ = std::move(other.face_);
     return *this;
   }
 
-  template <class T>
-  T& get() {
-    return static_cast<Model<T>&>(*face_).value;
-  }
-  template <class T>
-  const T& get() const {
-    return static_cast<const Model<T>&>(*face_).value;
+  bool empty() const { return !face_; }
+  void clear() { face_.reset(); }
+  void* at(Index i) const { return face_->at(i); }
+  template <class S>
+  std::vector<S>& all() const {
+    return static_cast<Model<S>&>(*face_).states;
   }
   std::size_t bytes() const { return face_ ? face_->bytes() : 0; }
 
@@ -47,306 +47,239 @@ class AnyState {
   struct Face {
     virtual ~Face() = default;
     virtual std::unique_ptr<Face> clone() const = 0;
+    virtual void* at(Index) = 0;
     virtual std::size_t bytes() const = 0;
   };
-  template <class T>
+  template <class S>
   struct Model final : Face {
-    T value;
-    explicit Model(T v) : value(std::move(v)) {}
-    std::unique_ptr<Face> clone() const override { return std::make_unique<Model>(value); }
-    std::size_t bytes() const override { return sizeof(*this) + detail::state_bytes(value); }
+    std::vector<S> states;
+    explicit Model(std::vector<S> s) : states(std::move(s)) {}
+    std::unique_ptr<Face> clone() const override { return std::make_unique<Model>(states); }
+    void* at(Index i) override { return &states[detail::uz(i)]; }
+    std::size_t bytes() const override {
+      std::size_t sum = sizeof(*this) + states.capacity() * sizeof(S);
+      if constexpr (!std::is_empty_v<S>)
+        for (const S& state : states) sum += detail::state_bytes(state);
+      return sum;
+    }
   };
 
   std::unique_ptr<Face> face_;
 };
 
-class AnyScorer {
+// What a policy says about itself. It is a value that never changes, so it is asked once.
+struct PolicyTraits {
+  bool scorer = false, tile_scorer = false, budgeter = false, measurer = false, codec = false;
+  bool observes = false;
+  bool measures_once = false, measures_again = false;
+  bool all_layers = false;      // a Budgeter that runs before those that are not
+  bool cascades = false;        // compress(layer) is allowed
+  bool changes_states = false;  // share() does
+  bool codec_per_head = false;
+  Need needs = Need::nothing, observe_needs = Need::nothing;
+  Need measure_once_needs = Need::nothing, measure_again_needs = Need::nothing;
+  int columns = 0;
+  detail::Reach reach;
+  Index window = 0;
+  Pooling pooling;
+  Shared shared = Shared::head;
+
+  Need measure_needs(bool again) const { return again ? measure_again_needs : measure_once_needs; }
+};
+
+namespace detail {
+
+template <class P>
+PolicyTraits traits_of(const P& policy) {
+  PolicyTraits out;
+  out.needs = needs_of(policy);
+  out.observe_needs = observe_needs_of(policy);
+  out.columns = columns_of(policy);
+  out.window = window_of(policy);
+  out.observes = lesskv::observes(policy);
+  if constexpr (Scorer<P>) {
+    out.scorer = true;
+    out.tile_scorer = scores_tiles(policy);
+    out.reach = reach_of(policy);
+    out.pooling = pooling_of(policy);
+    out.shared = shared_of(policy);
+  }
+  if constexpr (Budgeter<P>) {
+    out.budgeter = true;
+    out.measurer = Measurer<P>;
+    out.measures_once = measures_once(policy);
+    out.measures_again = measures_again(policy);
+    out.measure_once_needs = measure_needs_of(policy, false);
+    out.measure_again_needs = measure_needs_of(policy, true);
+    out.all_layers = requires { P::all_layers; };
+    out.cascades = Cascading<P>;
+    out.changes_states = changes_states<P>;
+  }
+  if constexpr (Codec<P>) {
+    out.codec = true;
+    out.codec_per_head = codec_per_head(policy);
+  }
+  return out;
+}
+
+// One per type, in place of type_info: there may be no RTTI.
+template <class P>
+inline constexpr char tag_of{};
+
+}  // namespace detail
+
+class AnyScorer;
+
+class AnyPolicy {
  public:
-  using State = AnyState;
-
   template <class P>
-  requires(!std::same_as<P, AnyScorer> && Scorer<P>) AnyScorer(P policy)
+  requires(!std::same_as<P, AnyPolicy> && !std::same_as<P, AnyScorer>) AnyPolicy(P policy)
       : face_(std::make_shared<Model<P>>(std::move(policy))) {}
+  AnyPolicy(const AnyScorer& scorer);
 
-  Need needs() const { return face_->needs(); }
-  Need observe_needs() const { return face_->observe_needs(); }
-  int columns() const { return face_->columns(); }
-  detail::Reach reach() const { return face_->reach(); }
-  Index window_size() const { return face_->window_size(); }
-  Pooling pooling() const { return face_->pooling(); }
-  Shared shared() const { return face_->shared(); }
+  const PolicyTraits& traits() const { return face_->traits; }
   bool skips(int layer) const { return face_->skips(layer); }
-  bool observes() const { return face_->observes(); }
   void check(const Shape& shape) const { face_->check(shape); }
-  State make_state() const { return face_->make_state(); }
-  void observe(const Head& head, State& state) const { face_->observe(head, state); }
-  void score(const Head& head, const State& state, std::span<float> out) const {
+  AnyStates make_states(Index count) const { return face_->make_states(count); }
+
+  // Of the role that the traits name; `state` as make_states() made it.
+  void observe(const Head& head, void* state) const { face_->observe(head, state); }
+  void score(const Head& head, const void* state, std::span<float> out) const {
     face_->score(head, state, out);
   }
-  bool scores_tiles() const { return face_->scores_tiles(); }
   void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
     face_->score_tiles(head, rows, out);
   }
+  void measure(const Head& head, void* state) const { face_->measure(head, state); }
+  void share(const Shape& shape, const AnyStates& measured, std::span<double> quota) const {
+    face_->share(shape, measured, quota);
+  }
+  void most(const Shape& shape, int seen, const AnyStates& measured, std::span<const Index> cap,
+            Index rows, double total, std::span<double> out) const {
+    face_->most(shape, seen, measured, cap, rows, total, out);
+  }
+  std::shared_ptr<const SideCodec> codec(Side side, int dim, int layer, int head) const {
+    return face_->codec(side, dim, layer, head);
+  }
+
+  // Equal for equal types.
+  const void* tag() const { return face_->tag; }
 
  private:
   struct Face {
+    PolicyTraits traits;
+    const void* tag;
+    Face(PolicyTraits t, const void* type) : traits(t), tag(type) {}
     virtual ~Face() = default;
-    virtual Need needs() const = 0;
-    virtual Need observe_needs() const = 0;
-    virtual int columns() const = 0;
-    virtual detail::Reach reach() const = 0;
-    virtual Index window_size() const = 0;
-    virtual Pooling pooling() const = 0;
-    virtual Shared shared() const = 0;
     virtual bool skips(int layer) const = 0;
-    virtual bool observes() const = 0;
     virtual void check(const Shape&) const = 0;
-    virtual AnyState make_state() const = 0;
-    virtual void observe(const Head&, AnyState&) const = 0;
-    virtual void score(const Head&, const AnyState&, std::span<float>) const = 0;
-    virtual bool scores_tiles() const = 0;
-    virtual void score_tiles(const Head&, const Tiles&, std::span<float>) const = 0;
+    virtual AnyStates make_states(Index) const = 0;
+    virtual void observe(const Head&, void*) const {}
+    virtual void score(const Head&, const void*, std::span<float>) const {}
+    virtual void score_tiles(const Head&, const Tiles&, std::span<float>) const {}
+    virtual void measure(const Head&, void*) const {}
+    virtual void share(const Shape&, const AnyStates&, std::span<double>) const {}
+    virtual void most(const Shape&, int, const AnyStates&, std::span<const Index>, Index, double,
+                      std::span<double>) const {}
+    virtual std::shared_ptr<const SideCodec> codec(Side, int, int, int) const { return nullptr; }
   };
 
   template <class P>
   struct Model final : Face {
+    using State = state_of<P>;
     P policy;
-    explicit Model(P p) : policy(std::move(p)) {}
-    Need needs() const override { return needs_of(policy); }
-    Need observe_needs() const override { return observe_needs_of(policy); }
-    int columns() const override { return columns_of(policy); }
-    detail::Reach reach() const override { return reach_of(policy); }
-    Index window_size() const override { return window_of(policy); }
-    Pooling pooling() const override { return pooling_of(policy); }
-    Shared shared() const override { return shared_of(policy); }
+    explicit Model(P p) : Face(detail::traits_of(p), &detail::tag_of<P>), policy(std::move(p)) {}
+
     bool skips(int layer) const override { return skips_layer(policy, layer); }
-    bool observes() const override { return lesskv::observes(policy); }
     void check(const Shape& shape) const override { check_policy(policy, shape); }
-    AnyState make_state() const override {
-      if constexpr (std::is_empty_v<state_of<P>>)
-        return {};
-      else
-        return AnyState::of(detail::make_state(policy));
+    AnyStates make_states(Index count) const override {
+      std::vector<State> states;
+      states.reserve(detail::uz(count));
+      for (Index i = 0; i < count; ++i) states.push_back(detail::make_state(policy));
+      return AnyStates::of(std::move(states));
     }
-    void observe(const Head& head, AnyState& state) const override {
-      if constexpr (Observer<P>) {
-        if constexpr (std::is_empty_v<state_of<P>>) {
-          state_of<P> none;
-          policy.observe(head, none);
-        } else {
-          policy.observe(head, state.get<state_of<P>>());
-        }
-      }
+    void observe([[maybe_unused]] const Head& head, [[maybe_unused]] void* state) const override {
+      if constexpr (Observer<P>) policy.observe(head, *static_cast<State*>(state));
     }
-    void score(const Head& head, const AnyState& state, std::span<float> out) const override {
-      if constexpr (requires { policy.score(head, out); })
-        policy.score(head, out);
-      else if constexpr (std::is_empty_v<state_of<P>>)
-        policy.score(head, state_of<P>{}, out);
-      else
-        policy.score(head, state.get<state_of<P>>(), out);
+    void score([[maybe_unused]] const Head& head, [[maybe_unused]] const void* state,
+               [[maybe_unused]] std::span<float> out) const override {
+      if constexpr (Scorer<P>)
+        detail::call_score(policy, head, *static_cast<const State*>(state), out);
     }
-    bool scores_tiles() const override { return lesskv::scores_tiles(policy); }
     void score_tiles([[maybe_unused]] const Head& head, [[maybe_unused]] const Tiles& rows,
                      [[maybe_unused]] std::span<float> out) const override {
       if constexpr (TileScorer<P>) policy.score_tiles(head, rows, out);
+    }
+    void measure([[maybe_unused]] const Head& head, [[maybe_unused]] void* state) const override {
+      if constexpr (Measurer<P>) policy.measure(head, *static_cast<State*>(state));
+    }
+    void share([[maybe_unused]] const Shape& shape, [[maybe_unused]] const AnyStates& measured,
+               [[maybe_unused]] std::span<double> quota) const override {
+      if constexpr (Budgeter<P>) {
+        std::vector<State>& states = measured.all<State>();
+        if constexpr (detail::changes_states<P>)
+          policy.share(shape, std::span<State>(states), quota);
+        else
+          policy.share(shape, std::span<const State>(states), quota);
+      }
+    }
+    void most([[maybe_unused]] const Shape& shape, [[maybe_unused]] int seen,
+              [[maybe_unused]] const AnyStates& measured,
+              [[maybe_unused]] std::span<const Index> cap, [[maybe_unused]] Index rows,
+              [[maybe_unused]] double total,
+              [[maybe_unused]] std::span<double> out) const override {
+      if constexpr (Cascading<P>)
+        policy.most(shape, seen, std::span<const State>(measured.all<State>()), cap, rows, total,
+                    out);
+    }
+    std::shared_ptr<const SideCodec> codec([[maybe_unused]] Side side, [[maybe_unused]] int dim,
+                                           [[maybe_unused]] int layer,
+                                           [[maybe_unused]] int head) const override {
+      if constexpr (Codec<P>)
+        return make_codec(policy, side, dim, layer, head);
+      else
+        return nullptr;
     }
   };
 
   std::shared_ptr<const Face> face_;
 };
 
-// Any number of Budgeters in a row; none leaves the quotas as they are. Model-wide ones run first.
-class AnyBudgeter {
+// A Scorer chosen at run time, where a policy is made of others: MaxRank<AnyScorer, AnyScorer>.
+class AnyScorer {
  public:
-  struct State {  // one per Budgeter
-    std::vector<AnyState> parts;
-    std::size_t bytes() const {
-      std::size_t sum = parts.capacity() * sizeof(AnyState);
-      for (const AnyState& part : parts) sum += part.bytes();
-      return sum;
-    }
-  };
-  static constexpr bool all_layers = true;
-
-  AnyBudgeter() = default;
+  using State = AnyStates;  // of one head
 
   template <class P>
-  requires(!std::same_as<P, AnyBudgeter> && Budgeter<P>) void add(P policy) {
-    auto model = std::make_shared<Model<P>>(std::move(policy));
-    const bool first = model->model_wide();
-    faces_.insert(first ? faces_.begin() + wide_++ : faces_.end(), std::move(model));
-  }
-  bool empty() const { return faces_.empty(); }
+  requires(!std::same_as<P, AnyScorer> && Scorer<P>) AnyScorer(P policy)
+      : policy_(std::move(policy)) {}
 
-  Need needs() const { return measure_needs(false) | measure_needs(true) | observe_needs(); }
-  Need observe_needs() const {
-    Need all = Need::nothing;
-    for (const auto& face : faces_)
-      if (face->observes()) all = all | face->observe_needs();
-    return all;
+  Need needs() const { return traits().needs; }
+  Need observe_needs() const { return traits().observe_needs; }
+  int columns() const { return traits().columns; }
+  detail::Reach reach() const { return traits().reach; }
+  Index window_size() const { return traits().window; }
+  Pooling pooling() const { return traits().pooling; }
+  Shared shared() const { return traits().shared; }
+  bool skips(int layer) const { return policy_.skips(layer); }
+  bool observes() const { return traits().observes; }
+  void check(const Shape& shape) const { policy_.check(shape); }
+  State make_state() const { return policy_.make_states(1); }
+  void observe(const Head& head, State& state) const { policy_.observe(head, state.at(0)); }
+  void score(const Head& head, const State& state, std::span<float> out) const {
+    policy_.score(head, state.at(0), out);
   }
-  Need measure_needs(bool again) const {
-    Need all = Need::nothing;
-    for (const auto& face : faces_) all = all | face->measure_needs(again);
-    return all;
-  }
-  int columns() const {
-    int sum = 0;
-    for (const auto& face : faces_) sum += face->columns();
-    return sum;
-  }
-  Index window_size() const {
-    Index most = 0;
-    for (const auto& face : faces_) most = std::max(most, face->window_size());
-    return most;
-  }
-  bool observes() const {
-    for (const auto& face : faces_)
-      if (face->observes()) return true;
-    return false;
-  }
-  bool measures() const {
-    for (const auto& face : faces_)
-      if (face->measures()) return true;
-    return false;
-  }
-  bool measures_once() const {
-    for (const auto& face : faces_)
-      if (face->measures() && !face->measures_again()) return true;
-    return false;
-  }
-  bool measures_again() const {
-    for (const auto& face : faces_)
-      if (face->measures_again()) return true;
-    return false;
-  }
-  void check(const Shape& shape) const {
-    for (const auto& face : faces_) face->check(shape);
-  }
-  State make_state() const {
-    State out;
-    out.parts.reserve(faces_.size());
-    for (const auto& face : faces_) out.parts.push_back(face->make_state());
-    return out;
-  }
-  void observe(const Head& head, State& state) const {
-    each(head, [&](const Face& face, std::size_t i, const Head& own) {
-      if (face.observes()) face.observe(own, state.parts[i]);
-    });
-  }
-  void measure(const Head& head, State& state) const {
-    measure(head, state, false);
-    measure(head, state, true);
-  }
-  // Those that measure anew each time, or those that measure once.
-  void measure(const Head& head, State& state, bool again) const {
-    each(head, [&](const Face& face, std::size_t i, const Head& own) {
-      if (face.measures() && face.measures_again() == again) face.measure(own, state.parts[i]);
-    });
-  }
-  void share(const Shape& shape, std::span<State> measured, std::span<double> quota) const {
-    const double total = std::accumulate(quota.begin(), quota.end(), 0.0);
-    for (std::size_t i = 0; i < faces_.size(); ++i) {
-      faces_[i]->share(shape, measured, i, quota);
-      detail::scale_to(quota, total);
-    }
-  }
-
-  // compress(layer) is allowed for one that cascades alone, or for none.
-  static constexpr bool cascades = true;
-  bool cascades_now() const {
-    return empty() || (faces_.size() == 1 && faces_.front()->cascades());
-  }
-  void most(const Shape& shape, int seen, std::span<const State> measured,
-            std::span<const Index> cap, Index rows, double total, std::span<double> out) const {
-    faces_.front()->most(shape, seen, measured, cap, rows, total, out);
+  bool scores_tiles() const { return traits().tile_scorer; }
+  void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
+    policy_.score_tiles(head, rows, out);
   }
 
  private:
-  struct Face {
-    virtual ~Face() = default;
-    virtual int columns() const = 0;
-    virtual Need observe_needs() const = 0;
-    virtual Need measure_needs(bool again) const = 0;
-    virtual Index window_size() const = 0;
-    virtual bool observes() const = 0;
-    virtual bool measures() const = 0;
-    virtual bool measures_again() const = 0;
-    virtual bool model_wide() const = 0;
-    virtual void check(const Shape&) const = 0;
-    virtual AnyState make_state() const = 0;
-    virtual void observe(const Head&, AnyState&) const = 0;
-    virtual void measure(const Head&, AnyState&) const = 0;
-    virtual void share(const Shape&, std::span<State>, std::size_t index,
-                       std::span<double>) const = 0;
-    virtual bool cascades() const = 0;
-    virtual void most(const Shape&, int seen, std::span<const State>, std::span<const Index> cap,
-                      Index rows, double total, std::span<double> out) const = 0;
-  };
-
-  // f(face, index, head with its own columns) for all.
-  template <class F>
-  void each(Head head, F&& f) const {
-    for (std::size_t i = 0; i < faces_.size(); ++i) {
-      f(*faces_[i], i, head);
-      if (head.column_data) head.column_data += faces_[i]->columns();
-    }
-  }
-
-  template <class P>
-  struct Model final : Face {
-    P policy;
-    explicit Model(P p) : policy(std::move(p)) {}
-    int columns() const override { return columns_of(policy); }
-    Need observe_needs() const override { return observe_needs_of(policy); }
-    Need measure_needs(bool again) const override {
-      return detail::measure_needs_of(policy, again);
-    }
-    Index window_size() const override { return window_of(policy); }
-    bool observes() const override { return lesskv::observes(policy); }
-    bool measures() const override { return lesskv::measures(policy); }
-    bool measures_again() const override { return detail::measures_again(policy); }
-    bool model_wide() const override {
-      return requires { P::all_layers; };
-    }
-    void check(const Shape& shape) const override { check_policy(policy, shape); }
-    AnyState make_state() const override { return AnyState::of(detail::make_state(policy)); }
-    void observe(const Head& head, AnyState& state) const override {
-      if constexpr (Observer<P>) policy.observe(head, state.get<state_of<P>>());
-    }
-    void measure(const Head& head, AnyState& state) const override {
-      if constexpr (Measurer<P>)
-        policy.measure(detail::head_of_part(policy, head, 0), state.get<state_of<P>>());
-    }
-    void share(const Shape& shape, std::span<State> measured, std::size_t index,
-               std::span<double> quota) const override {
-      std::vector<state_of<P>> own;
-      own.reserve(measured.size());
-      for (State& state : measured) own.push_back(std::move(state.parts[index].get<state_of<P>>()));
-      policy.share(shape, std::span<state_of<P>>(own), quota);
-      // What is measured anew each time need not stay.
-      const bool again = detail::measures_again(policy);
-      for (std::size_t i = 0; i < own.size(); ++i)
-        measured[i].parts[index].get<state_of<P>>() =
-            again ? detail::make_state(policy) : std::move(own[i]);
-    }
-    bool cascades() const override { return Cascading<P>; }
-    void most(const Shape& shape, int seen, std::span<const State> measured,
-              std::span<const Index> cap, Index rows, double total,
-              std::span<double> out) const override {
-      if constexpr (Cascading<P>) {
-        std::vector<state_of<P>> own;
-        own.reserve(measured.size());
-        for (const State& state : measured)
-          own.push_back(state.parts[0].template get<state_of<P>>());
-        policy.most(shape, seen, std::span<const state_of<P>>(own), cap, rows, total, out);
-      }
-    }
-  };
-
-  std::vector<std::shared_ptr<const Face>> faces_;
-  std::ptrdiff_t wide_ = 0;
+  friend class AnyPolicy;
+  const PolicyTraits& traits() const { return policy_.traits(); }
+  AnyPolicy policy_;
 };
+
+inline AnyPolicy::AnyPolicy(const AnyScorer& scorer) : face_(scorer.policy_.face_) {}
 
 LESSKV_END_NAMESPACE

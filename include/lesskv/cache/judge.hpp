@@ -2,13 +2,11 @@
 // Judgement: one run of the policies over the books, from scores to the rows that stay. Reads only.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <iterator>
 #include <memory>
 #include <numeric>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -19,36 +17,31 @@
 
 LESSKV_BEGIN_NAMESPACE
 
-// Bytes held if head i had rows[i] rows; `trimmed`: right after a compression that gives back every
-// spare row.
-using Pricing = std::function<std::size_t(std::span<const Index> rows, bool trimmed)>;
-
 namespace detail {
 
 // What Budgeters measured during a plan: states that take the place of those in the books. Empty
 // for a policy whose states stay as they are.
-template <class... Ps>
 struct Measurements {
-  std::tuple<std::vector<state_of<Ps>>...> states;
+  std::vector<AnyStates> states;
 };
 
-template <class... Ps>
 class Judgement {
  public:
-  Judgement(const Books<Ps...>& books, const RowSource& source, const Pricing& price)
+  Judgement(const Books& books, const RowSource& source, const Pricing& price)
       : books_(books),
         source_(source),
         price_(price),
-        keep_(books.keep()),
-        heads_(books.shape.heads()) {}
+        keep_(books.keep),
+        heads_(books.shape.heads()),
+        scorer_(books.scorer_index()) {}
 
   // True if the rows since the last commit came in one large piece (a prompt, a chunk of it) and
   // not step by step.
-  static bool prefill(const Books<Ps...>& books) {
+  static bool prefill(const Books& books) {
     Index batch = 0;
     for (const auto& layer : books.layers)
       batch = std::max(batch, layer.seen() - layer.committed_at);
-    return batch >= books.keep().every;
+    return batch >= books.keep.every;
   }
 
   // Quick answer to "can anything go?", without scores and without an allocation: what a steady
@@ -56,10 +49,8 @@ class Judgement {
   bool due() const {
     Index held = 0, fresh = 0;
     bool ready = false;
-    Reach reach;
-    books_.each([&](auto, const auto& policy) {
-      if constexpr (Scorer<std::decay_t<decltype(policy)>>) reach = reach_of(policy);
-    });
+    if (!has_scorer()) return false;
+    const Reach reach = scorer().reach;
     for (Index i = 0; i < heads_; ++i) {
       const auto& head = books_.ledger(i);
       held += head.rows();
@@ -80,15 +71,14 @@ class Judgement {
 
   Plan run() {
     plan_.heads.resize(uz(heads_));
-    books_.each([&](auto index, const auto& policy) {
-      using P = std::decay_t<decltype(policy)>;
-      if constexpr (Scorer<P>) {
-        if (reach_of(policy).chunk > 0)
-          judge_chunks<decltype(index)::value>(policy);
-        else
-          judge_all<decltype(index)::value>(policy);
-      }
-    });
+    measured_.states.resize(books_.policies.size());
+    looked_.assign(books_.policies.size(), 0);
+    if (has_scorer()) {
+      if (scorer().reach.chunk > 0)
+        judge_chunks();
+      else
+        judge_all();
+    }
     persist();
     return std::move(plan_);
   }
@@ -97,33 +87,36 @@ class Judgement {
   Plan run_layer(int layer) {
     layer_ = plan_.layer = layer;
     plan_.heads.resize(uz(heads_));
+    measured_.states.resize(books_.policies.size());
+    looked_.assign(books_.policies.size(), 0);
     if (keep_.bytes > 0)
       fail(
           "Keep::bytes: compress(layer) cannot know what the layers to come cost; set fraction or "
           "tokens");
     if (keep_.shared == Shared::model)
       fail("Keep::shared: compress(layer) cannot share rows with layers to come");
-    books_.each([&](auto, const auto& policy) {
-      if constexpr (requires { policy.cascades_now(); })
-        if (!policy.cascades_now())
-          fail(
-              "compress(layer): this budget needs all layers at once; ZigZagKV alone, or no "
-              "Budgeter, allows it");
-    });
-    books_.each([&](auto index, const auto& policy) {
-      using P = std::decay_t<decltype(policy)>;
-      if constexpr (Scorer<P>) {
-        if (reach_of(policy).chunk > 0)
-          fail(
-              "compress(layer): this scorer judges chunk by chunk and needs none; call compress()");
-        trim<decltype(index)::value>(policy);
-      }
-    });
+    int budgeters = 0, cascading = 0;
+    for (const AnyPolicy& policy : books_.policies) {
+      budgeters += policy.traits().budgeter;
+      cascading += policy.traits().cascades;
+    }
+    if (budgeters > 1 || budgeters != cascading)
+      fail(
+          "compress(layer): this budget needs all layers at once; ZigZagKV alone, or no Budgeter, "
+          "allows it");
+    if (has_scorer()) {
+      if (scorer().reach.chunk > 0)
+        fail("compress(layer): this scorer judges chunk by chunk and needs none; call compress()");
+      trim();
+    }
     persist();
     return std::move(plan_);
   }
 
  private:
+  bool has_scorer() const { return scorer_ < books_.policies.size(); }
+  const AnyPolicy& scoring() const { return books_.policies[scorer_]; }
+  const PolicyTraits& scorer() const { return scoring().traits(); }
   int layer_of(Index i) const { return static_cast<int>(i / books_.shape.kv_heads); }
   int head_of(Index i) const { return static_cast<int>(i % books_.shape.kv_heads); }
   Index rows_of(Index i) const { return books_.ledger(i).rows(); }
@@ -133,15 +126,14 @@ class Judgement {
 
   // ---- all rows each time (reach Window)
 
-  template <std::size_t I, class P>
-  void judge_all(const P& scorer) {
-    const Index tail = std::max(reach_of(scorer).ahead, keep_.recent);
+  void judge_all() {
+    const Index tail = std::max(scorer().reach.ahead, keep_.recent);
     std::vector<Index> first(uz(heads_)), last(uz(heads_)), pins(uz(heads_)), held(uz(heads_));
     Index fresh = 0;
     for (Index i = 0; i < heads_; ++i) {
       const Index n = rows_of(i);
       held[uz(i)] = n;
-      first[uz(i)] = skips_layer(scorer, layer_of(i)) ? n : std::min(n, keep_.sinks);
+      first[uz(i)] = scoring().skips(layer_of(i)) ? n : std::min(n, keep_.sinks);
       last[uz(i)] = std::max(first[uz(i)], n - tail);
       pins[uz(i)] = first[uz(i)] + n - last[uz(i)];
       fresh = std::max(fresh, books_.ledger(i).seen - books_.layers[uz(layer_of(i))].judged_at);
@@ -164,7 +156,7 @@ class Judgement {
     plan_.judged = true;
     if (total >= sum(cap)) return;
 
-    demand<P>(scorer);
+    demand();
     std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
     detail::run(books_.executor, heads_, [&](Index i) {
       if (first[uz(i)] >= last[uz(i)]) return;
@@ -173,9 +165,9 @@ class Judgement {
         raw[uz(i)] = book.raw[uz(head_of(i))];
         return;
       }
-      score<I>(scorer, i, 0, held[uz(i)], first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
+      score(i, 0, held[uz(i)], first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
     });
-    const Shared shared = sharing(scorer);
+    const Shared shared = sharing();
     merge_shared(shared, scores, raw);
     const std::vector<Index> granted =
         grant(shared, {&scores, first, last, first, last}, cap, pins, total);
@@ -193,18 +185,17 @@ class Judgement {
 
   // ---- layer by layer, during the first pass
 
-  template <std::size_t I, class P>
-  void trim(const P& scorer) {
+  void trim() {
     const auto& book = books_.layers[uz(layer_)];
     const Index kv_heads = books_.shape.kv_heads;
     // A first pass, and a prompt.
     if (book.judged_at > 0 || book.seen() - book.committed_at < keep_.every) return;
-    const Index tail = std::max(reach_of(scorer).ahead, keep_.recent);
+    const Index tail = std::max(scorer().reach.ahead, keep_.recent);
     const Index rows = book.seen();
     std::vector<Index> first(uz(heads_)), last(uz(heads_)), cap(uz(heads_));
     Index total = keep_.tokens * heads_, all = 0;
     for (Index i = 0; i < heads_; ++i) {
-      const bool skipped = skips_layer(scorer, layer_of(i));
+      const bool skipped = scoring().skips(layer_of(i));
       const bool here = layer_of(i) <= layer_;
       const auto range = [&](Index n, Index& from, Index& to) {
         from = skipped ? n : std::min(n, keep_.sinks);
@@ -224,16 +215,16 @@ class Judgement {
     }
     if (total < 0 || total >= all) return;
 
-    demand<P>(scorer);
+    demand();
     const Index base = layer_ * kv_heads;
     std::vector<std::vector<float>> scores(uz(heads_)), raw(uz(heads_));
     if (book.scores.empty()) {
       detail::run(books_.executor, kv_heads, [&](Index h) {
         const Index i = base + h;
         if (first[uz(i)] < last[uz(i)])
-          score<I>(scorer, i, 0, rows_of(i), first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
+          score(i, 0, rows_of(i), first[uz(i)], last[uz(i)], scores[uz(i)], raw[uz(i)]);
       });
-      merge_shared(sharing(scorer), scores, raw);
+      merge_shared(sharing(), scores, raw);
     }
     measure_all({&scores, first, last, first, last});
     for (Index i = 0; i < base + kv_heads; ++i)
@@ -265,18 +256,12 @@ class Judgement {
   std::vector<double> most_rows(const std::vector<Index>& cap, Index rows, Index total) const {
     std::vector<double> out(uz(heads_), 0.0);
     bool told = false;
-    books_.each([&](auto index, const auto& policy) {
-      using P = std::decay_t<decltype(policy)>;
-      if constexpr (Cascading<P>) {
-        if constexpr (requires { policy.empty(); })
-          if (policy.empty()) return;
-        const auto& own = std::get<decltype(index)::value>(measured_.states);
-        const auto& states = own.empty() ? std::get<decltype(index)::value>(books_.states) : own;
-        policy.most(books_.shape, layer_ + 1, std::span<const state_of<P>>(states),
-                    std::span<const Index>(cap), rows, double(total), std::span<double>(out));
-        told = true;
-      }
-    });
+    for (std::size_t i = 0; i < books_.policies.size(); ++i) {
+      const AnyPolicy& policy = books_.policies[i];
+      if (!policy.traits().cascades) continue;
+      policy.most(books_.shape, layer_ + 1, states_of(i, measured_), cap, rows, double(total), out);
+      told = true;
+    }
     if (told) return out;
     std::vector<Index> equal(uz(heads_));
     water_fill(std::vector<double>(uz(heads_), 1.0), std::vector<Index>(uz(heads_), 0), cap, total,
@@ -288,22 +273,20 @@ class Judgement {
 
   // ---- chunk by chunk, each row once (reach Chunks)
 
-  template <std::size_t I, class P>
-  void judge_chunks(const P& scorer) {
-    const Reach reach = reach_of(scorer);
+  void judge_chunks() {
+    const Reach reach = scorer().reach;
     const Index ahead = std::max(reach.ahead, keep_.recent);
     std::vector<Index> at(uz(heads_)), start(uz(heads_));
     for (Index i = 0; i < heads_; ++i)
       start[uz(i)] = at[uz(i)] =
           std::min(rows_of(i), std::max(books_.ledger(i).judged, keep_.sinks));
     const auto ready = [&](Index i) {
-      return !skips_layer(scorer, layer_of(i)) && rows_of(i) - at[uz(i)] >= reach.chunk + ahead;
+      return !scoring().skips(layer_of(i)) && rows_of(i) - at[uz(i)] >= reach.chunk + ahead;
     };
     std::vector<Index> all_last(uz(heads_));
     for (Index i = 0; i < heads_; ++i)
-      all_last[uz(i)] = skips_layer(scorer, layer_of(i))
-                            ? start[uz(i)]
-                            : std::max(start[uz(i)], rows_of(i) - ahead);
+      all_last[uz(i)] =
+          scoring().skips(layer_of(i)) ? start[uz(i)] : std::max(start[uz(i)], rows_of(i) - ahead);
     bool demanded = false;
     // Rows do not change while chunks are judged, so where storage is lent all chunks of a head are
     // scored at once.
@@ -322,11 +305,11 @@ class Judgement {
         }
       if (sum(cap) == 0) break;
       if (!demanded) {
-        demand<P>(scorer);
+        demand();
         detail::run(books_.executor, heads_, [&](Index i) {
           const Index chunks = (rows_of(i) - at[uz(i)] - ahead) / reach.chunk;
           if (cap[uz(i)] > 0)
-            score_chunks<I>(scorer, i, at[uz(i)], reach.chunk, chunks, ahead, ready_scores[uz(i)]);
+            score_chunks(i, at[uz(i)], reach.chunk, chunks, ahead, ready_scores[uz(i)]);
         });
       }
       demanded = true;
@@ -339,11 +322,10 @@ class Judgement {
           scores[uz(i)].assign(first, first + reach.chunk);
           scores[uz(i)].resize(uz(reach.chunk + ahead), 0.f);
         } else {
-          score<I>(scorer, i, at[uz(i)], reach.chunk + ahead, 0, reach.chunk, scores[uz(i)],
-                   raw[uz(i)]);
+          score(i, at[uz(i)], reach.chunk + ahead, 0, reach.chunk, scores[uz(i)], raw[uz(i)]);
         }
       });
-      const Shared shared = sharing(scorer);
+      const Shared shared = sharing();
       merge_shared(shared, scores, raw);
       const std::vector<Index> granted =
           grant(shared, {&scores, at, last, start, all_last, true}, cap, {}, total);
@@ -450,88 +432,71 @@ class Judgement {
 
   // ---- scores
 
-  template <class P>
-  void demand(const P& policy) const {
+  void demand() const {
+    const PolicyTraits& traits = scorer();
     for (int layer = 0; layer < books_.shape.layers; ++layer) {
-      if (books_.layers[uz(layer)].seen() == 0 || skips_layer(policy, layer)) continue;
+      if (books_.layers[uz(layer)].seen() == 0 || scoring().skips(layer)) continue;
       if (!books_.layers[uz(layer)].scores.empty() || (layer_ >= 0 && layer != layer_)) continue;
-      if (window_of(policy) > 0) books_.demand_window(layer);
-      if (observes(policy) && asks(observe_needs_of(policy), Need::attention | Need::queries))
+      if (traits.window > 0) books_.demand_window(layer);
+      if (traits.observes && asks(traits.observe_needs, Need::attention | Need::queries))
         books_.demand_all(layer);
     }
   }
 
   // Scores of rows [first, last) of the `count` rows from `base` on; `raw` is set when pooling
   // changed them.
-  template <std::size_t I, class P>
-  void score(const P& scorer, Index i, Index base, Index count, Index first, Index last,
-             std::vector<float>& scores, std::vector<float>& raw) const {
+  void score(Index i, Index base, Index count, Index first, Index last, std::vector<float>& scores,
+             std::vector<float>& raw) const {
     const int layer = layer_of(i), h = head_of(i);
     std::vector<Position> positions;
-    Head head = books_.template view<I>(layer, h, base, count, positions);
+    Head head = books_.view(scorer_, layer, h, base, count, positions);
     head.first = first;
     head.last = last;
     scores.assign(uz(count), 0.f);
-    if (score_stored(scorer, head, base, scores)) return smooth(scorer, last, scores, raw);
+    if (score_stored(head, base, scores)) return smooth(last, scores, raw);
     Floats keys, values;
-    show_rows(head, needs_of(scorer), base, count, keys, values);
+    show_rows(head, scorer().needs, base, count, keys, values);
     Matrix attention;
-    if (const Index w = window_of(scorer); w > 0) {
+    if (const Index w = scorer().window; w > 0) {
       attention = books_.window_attention(layer, h, w, source_);
       point(head.attention, attention.data() + base, attention.rows(), count, attention.cols());
     }
-    if constexpr (requires { scorer.score(head, std::span<float>(scores)); })
-      scorer.score(head, std::span<float>(scores));
-    else
-      scorer.score(head, std::get<I>(books_.states)[uz(i)], std::span<float>(scores));
-    smooth(scorer, last, scores, raw);
+    scoring().score(head, books_.states[scorer_].at(i), scores);
+    smooth(last, scores, raw);
   }
 
   // Scores from storage, if the scorer can and the source lends it.
-  template <class P>
-  bool score_stored([[maybe_unused]] const P& scorer, [[maybe_unused]] const Head& head,
-                    [[maybe_unused]] Index base, [[maybe_unused]] std::span<float> scores) const {
-    if constexpr (TileScorer<P>) {
-      thread_local std::vector<BlockRef> blocks;
-      Tiles rows;
-      if (!scores_tiles(scorer) || window_of(scorer) > 0 ||
-          !source_.lend(head.layer, head.head, base, head.size(), blocks, rows))
-        return false;
-      scorer.score_tiles(head, rows, scores);
-      return true;
-    } else {
+  bool score_stored(const Head& head, Index base, std::span<float> scores) const {
+    thread_local std::vector<BlockRef> blocks;
+    Tiles rows;
+    if (!scorer().tile_scorer || scorer().window > 0 ||
+        !source_.lend(head.layer, head.head, base, head.size(), blocks, rows))
       return false;
-    }
+    scoring().score_tiles(head, rows, scores);
+    return true;
   }
   // All chunks of a head in one pass; leaves `scores` empty where that cannot be.
-  template <std::size_t I, class P>
-  void score_chunks(const P& scorer, Index i, Index base, Index chunk, Index chunks, Index ahead,
+  void score_chunks(Index i, Index base, Index chunk, Index chunks, Index ahead,
                     std::vector<float>& scores) const {
-    if (!scores_tiles(scorer) || pooling_of(scorer).kind != PoolKind::none) return;
+    if (!scorer().tile_scorer || scorer().pooling.kind != PoolKind::none) return;
     std::vector<Position> positions;
     Head head =
-        books_.template view<I>(layer_of(i), head_of(i), base, chunk * chunks + ahead, positions);
+        books_.view(scorer_, layer_of(i), head_of(i), base, chunk * chunks + ahead, positions);
     head.last = chunk * chunks;
     scores.assign(uz(head.size()), 0.f);
-    if (!score_stored(scorer, head, base, scores)) scores.clear();
+    if (!score_stored(head, base, scores)) scores.clear();
   }
 
-  template <class P>
-  void smooth(const P& scorer, Index last, std::vector<float>& scores,
-              std::vector<float>& raw) const {
-    if (const Pooling pooling = pooling_of(scorer);
-        pooling.kind != PoolKind::none && pooling.width > 1) {
-      raw = scores;
-      // Over everything scored, pins at the front included, as in the published code.
-      pool(std::span<const float>(raw).first(uz(last)), pooling,
-           std::span<float>(scores).first(uz(last)));
-    }
+  void smooth(Index last, std::vector<float>& scores, std::vector<float>& raw) const {
+    const Pooling pooling = scorer().pooling;
+    if (pooling.kind == PoolKind::none || pooling.width <= 1) return;
+    raw = scores;
+    // Over everything scored, pins at the front included, as in the published code.
+    pool(std::span<const float>(raw).first(uz(last)), pooling,
+         std::span<float>(scores).first(uz(last)));
   }
 
-  template <class P>
-  Shared sharing(const P& scorer) const {
-    return std::max(keep_.shared, shared_of(scorer));
-  }
+  Shared sharing() const { return std::max(keep_.shared, scorer().shared); }
   Index sharers(Shared shared) const {
     return shared == Shared::head ? 1 : shared == Shared::layer ? books_.shape.kv_heads : heads_;
   }
@@ -595,7 +560,7 @@ class Judgement {
     for (;;) {
       // Another round needs what was measured as it was.
       const bool once = keep_.bytes == 0 || pins.empty();
-      Measurements<Ps...> measured = once ? std::move(measured_) : measured_;
+      Measurements measured = once ? std::move(measured_) : measured_;
       const std::vector<double> quota = share(candidates, cap, total, measured);
       std::vector<Index> granted = fill(shared, quota, cap, total);
       // A ragged budget may cost more than the even one by which the limit in bytes was turned into
@@ -616,7 +581,7 @@ class Judgement {
   // Every Budgeter rewrites the quotas: those that see the whole model first, then in the order
   // they were named.
   std::vector<double> share(const Candidates& candidates, const std::vector<Index>& cap,
-                            Index total, Measurements<Ps...>& measured) const {
+                            Index total, Measurements& measured) const {
     // Equal among the heads that have candidates.
     const auto active = heads_ - std::count(cap.begin(), cap.end(), Index{0});
     std::vector<double> quota(uz(heads_), 0.0);
@@ -628,23 +593,14 @@ class Judgement {
       return quota;
     }
     for (const bool model_wide : {true, false})
-      books_.each([&](auto index, const auto& policy) {
-        constexpr std::size_t I = decltype(index)::value;
-        using P = std::decay_t<decltype(policy)>;
-        if constexpr (Budgeter<P>) {
-          if (model_wide != requires { P::all_layers; }) return;
-          auto& own = std::get<I>(measured.states);
-          if constexpr (changes_states<P>) {
-            if (own.empty()) own = std::get<I>(books_.states);
-            policy.share(books_.shape, std::span<state_of<P>>(own), std::span<double>(quota));
-          } else {
-            const auto& states = own.empty() ? std::get<I>(books_.states) : own;
-            policy.share(books_.shape, std::span<const state_of<P>>(states),
-                         std::span<double>(quota));
-          }
-          scale_to(quota, double(total));
-        }
-      });
+      for (std::size_t i = 0; i < books_.policies.size(); ++i) {
+        const AnyPolicy& policy = books_.policies[i];
+        if (!policy.traits().budgeter || policy.traits().all_layers != model_wide) continue;
+        AnyStates& own = measured.states[i];
+        if (policy.traits().changes_states && own.empty()) own = books_.states[i];
+        policy.share(books_.shape, own.empty() ? books_.states[i] : own, quota);
+        scale_to(quota, double(total));
+      }
     for (Index i = 0; i < heads_; ++i)
       if (!std::isfinite(quota[uz(i)]) || quota[uz(i)] < 0)
         fail("quota: a Budgeter gave head ", head_of(i), " of layer ", layer_of(i),
@@ -653,60 +609,61 @@ class Judgement {
   }
 
   bool budgeters_read_scores() const {
-    bool any = false;
-    books_.each([&](auto, const auto& policy) {
-      if constexpr (Budgeter<std::decay_t<decltype(policy)>>)
-        any = any || asks(measure_needs_of(policy, true), Need::scores);
-    });
-    return any;
+    for (const AnyPolicy& policy : books_.policies)
+      if (asks(policy.traits().measure_again_needs, Need::scores)) return true;
+    return false;
+  }
+
+  // The states of a policy: those of this plan, if there are any.
+  const AnyStates& states_of(std::size_t policy, const Measurements& measured) const {
+    const AnyStates& own = measured.states[policy];
+    return own.empty() ? books_.states[policy] : own;
   }
 
   // Budgeters look at the heads that they have to look at.
   void measure_all(const Candidates& candidates) {
     if (!candidates.scores && budgeters_read_scores()) return;
-    books_.each([&](auto index, const auto& policy) {
-      constexpr std::size_t I = decltype(index)::value;
-      using P = std::decay_t<decltype(policy)>;
-      if constexpr (Budgeter<P> && Measurer<P>) {
-        auto& states = std::get<I>(measured_.states);
-        const auto fresh = [&](Index i) {
-          return rows_of(i) > 0 && !looked_[I] && (layer_ < 0 || layer_of(i) == layer_) &&
-                 !books_.layers[uz(layer_of(i))].measured[I];
-        };
-        bool any = measures_again(policy);
-        for (Index i = 0; i < heads_ && measures_once(policy); ++i) any = any || fresh(i);
-        if (!any) return;
-        if (states.empty()) states = std::get<I>(books_.states);
-        detail::run(books_.executor, heads_, [&](Index i) {
-          if (measures_once(policy) && fresh(i))
-            measure<I>(policy, i, false, candidates, states[uz(i)]);
-          if (measures_again(policy)) measure<I>(policy, i, true, candidates, states[uz(i)]);
-        });
-        looked_[I] = true;
-      }
-    });
+    for (std::size_t p = 0; p < books_.policies.size(); ++p) {
+      const PolicyTraits& traits = books_.policies[p].traits();
+      if (!traits.measurer) continue;
+      const auto fresh = [&](Index i) {
+        return rows_of(i) > 0 && !looked_[p] && (layer_ < 0 || layer_of(i) == layer_) &&
+               !books_.layers[uz(layer_of(i))].measured[p];
+      };
+      bool any = traits.measures_again;
+      for (Index i = 0; i < heads_ && traits.measures_once; ++i) any = any || fresh(i);
+      if (!any) continue;
+      AnyStates& states = measured_.states[p];
+      if (states.empty()) states = books_.states[p];
+      detail::run(books_.executor, heads_, [&](Index i) {
+        if (traits.measures_once && fresh(i)) measure(p, i, false, candidates, states.at(i));
+        if (traits.measures_again) measure(p, i, true, candidates, states.at(i));
+      });
+      looked_[p] = 1;
+    }
   }
 
-  template <std::size_t I, class P>
-  void measure(const P& policy, Index i, bool again, const Candidates& candidates,
-               state_of<P>& state) const {
+  void measure(std::size_t p, Index i, bool again, const Candidates& candidates,
+               void* state) const {
+    const AnyPolicy& policy = books_.policies[p];
+    const PolicyTraits& traits = policy.traits();
     const int layer = layer_of(i), h = head_of(i);
     std::vector<Position> positions;
-    Head head = books_.template view<I>(layer, h, 0, rows_of(i), positions);
+    Head head = books_.view(p, layer, h, 0, rows_of(i), positions);
     head.first = (again ? candidates.first : candidates.all_first)[uz(i)];
     head.last = (again ? candidates.last : candidates.all_last)[uz(i)];
-    const Need needs = measure_needs_of(policy, again);
+    const Need needs = traits.measure_needs(again);
     if (asks(needs, Need::scores) && head.first < head.last)
       head.scores = std::span<const float>((*candidates.scores)[uz(i)])
                         .subspan(candidates.chunk ? 0 : uz(head.first), uz(head.last - head.first));
-    if (observes(policy) && rows_of(i) > 0 &&
-        asks(observe_needs_of(policy), Need::attention | Need::queries))
+    if (traits.observes && rows_of(i) > 0 &&
+        asks(traits.observe_needs, Need::attention | Need::queries))
       books_.demand_all(layer);
     Floats keys, values;
     show_rows(head, needs, 0, rows_of(i), keys, values);
     Matrix attention, queries;
     std::vector<Position> at;
-    if (const Index w = window_of(policy); w > 0 && rows_of(i) > 0) {
+    if (const Index w = traits.window; w > 0 && rows_of(i) > 0) {
       const bool wants_queries = asks(needs, Need::queries);
       if (wants_queries || asks(needs, Need::attention)) books_.demand_window(layer, wants_queries);
       if (asks(needs, Need::attention)) {
@@ -725,24 +682,19 @@ class Judgement {
         head.query_positions = at;
       }
     }
-    if constexpr (requires { policy.measure(head, state, again); })
-      policy.measure(head, state, again);
-    else
-      policy.measure(head, state);
+    policy.measure(head, state);
   }
 
   // What has to outlive this plan. A measurement that is made anew each time does not.
   void persist() {
     bool any = false;
-    books_.each([&](auto index, const auto& policy) {
-      using P = std::decay_t<decltype(policy)>;
-      auto& states = std::get<decltype(index)::value>(measured_.states);
-      if constexpr (Budgeter<P>) {
-        if (!changes_states<P> && measures_again(policy)) states.clear();
-      }
+    for (std::size_t i = 0; i < books_.policies.size(); ++i) {
+      const PolicyTraits& traits = books_.policies[i].traits();
+      AnyStates& states = measured_.states[i];
+      if (traits.budgeter && !traits.changes_states && traits.measures_again) states.clear();
       any = any || !states.empty();
-    });
-    if (any) plan_.measured = std::make_shared<Measurements<Ps...>>(std::move(measured_));
+    }
+    if (any) plan_.measured = std::make_shared<Measurements>(std::move(measured_));
   }
 
   // Rounds quotas to rows, exact in total. Heads that share a set get the same number.
@@ -765,15 +717,16 @@ class Judgement {
     for (Index r = first; r < last; ++r) kept.push_back(static_cast<std::int32_t>(r));
   }
 
-  const Books<Ps...>& books_;
+  const Books& books_;
   const RowSource& source_;
   const Pricing& price_;
   Keep keep_;
   Index heads_;
+  std::size_t scorer_;
   int layer_ = -1;  // judged alone
   Plan plan_;
-  Measurements<Ps...> measured_;              // states that this plan measured or changed
-  std::array<bool, sizeof...(Ps)> looked_{};  // a policy measured during this plan
+  Measurements measured_;     // states that this plan measured or changed
+  std::vector<char> looked_;  // by policy: it measured during this plan
 };
 
 }  // namespace detail

@@ -3,25 +3,23 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "../core/concepts.hpp"
+#include "../core/types.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
 
 // One head. Positions are 32 bits wide: a sequence has fewer than 2^32 tokens.
-template <class... Ps>
 struct Ledger {
   std::vector<std::uint32_t> positions;
   Index judged =
       0;           // rows [0, judged) are closed: a scorer with Chunks reach never sees them again
   Index seen = 0;  // rows ever appended
-  std::int64_t newest_dropped = -1;  // position of the newest row that ever left
-  std::array<std::vector<std::vector<float>>, sizeof...(Ps)> columns;
+  std::int64_t newest_dropped = -1;         // position of the newest row that ever left
+  std::vector<std::vector<float>> columns;  // of all policies, one after the other
 
   Index rows() const { return static_cast<Index>(positions.size()); }
 
@@ -31,11 +29,10 @@ struct Ledger {
     const std::size_t n = positions.size() + added.size();
     reserve(positions, n);
     for (const Position p : added) positions.push_back(static_cast<std::uint32_t>(to_int(p)));
-    for (auto& of_policy : columns)
-      for (auto& column : of_policy) {
-        reserve(column, n);
-        column.resize(n, 0.f);
-      }
+    for (auto& column : columns) {
+      reserve(column, n);
+      column.resize(n, 0.f);
+    }
     seen += static_cast<Index>(added.size());
   }
 
@@ -52,15 +49,13 @@ struct Ledger {
       if (trim) v.shrink_to_fit();
     };
     close_up(positions);
-    for (auto& of_policy : columns)
-      for (auto& column : of_policy) close_up(column);
+    for (auto& column : columns) close_up(column);
   }
 
   void truncate(Index rows) {
     positions.resize(uz(rows));
     judged = std::min(judged, rows);
-    for (auto& of_policy : columns)
-      for (auto& column : of_policy) column.resize(uz(rows));
+    for (auto& column : columns) column.resize(uz(rows));
   }
 
   // First row whose position is not below p.
@@ -72,20 +67,15 @@ struct Ledger {
 
   std::size_t bytes() const {
     std::size_t sum = sizeof(*this) + positions.capacity() * sizeof(std::uint32_t);
-    for (const auto& of_policy : columns)
-      for (const auto& column : of_policy)
-        sum += sizeof(column) + column.capacity() * sizeof(float);
+    for (const auto& column : columns) sum += sizeof(column) + column.capacity() * sizeof(float);
     return sum;
   }
   // What a head of that many rows needs at most, growth steps included.
   std::size_t bytes_for(Index rows, bool trimmed) const {
-    std::size_t width = 1, sum = sizeof(*this);
-    for (const auto& of_policy : columns) {
-      width += of_policy.size();
-      sum += of_policy.size() * sizeof(std::vector<float>);
-    }
+    const std::size_t width = 1 + columns.size();
     // Between compressions a vector may have grown one step further than its rows.
-    return sum + width * 4 * uz(trimmed ? rows : round_up(rows, 64) + 64);
+    return sizeof(*this) + columns.size() * sizeof(std::vector<float>) +
+           width * 4 * uz(trimmed ? rows : round_up(rows, 64) + 64);
   }
 
  private:

@@ -3,7 +3,7 @@
 // then committed.
 #pragma once
 
-#include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -37,40 +37,14 @@ struct Plan {
   }
 };
 
+// Bytes held if head i had rows[i] rows; `trimmed`: right after a compression that gives back every
+// spare row.
+using Pricing = std::function<std::size_t(std::span<const Index> rows, bool trimmed)>;
+
 // Moves the kept rows of one head (view of K or V, data at the head, `width` channels) to rows 0,
 // 1, 2, ... in place. A row never moves up, so nothing is overwritten before it was read. With a
 // slot table the contents move between slots; afterwards the first kept.size() slots of the table
 // are in use and the others are free.
-inline void move_rows(const View& view, int width, std::span<const std::int32_t> kept) {
-  detail::check(view, "view");
-  if (view.read) fail("view: move_rows cannot write through a view with `read`");
-  const Index bytes = size_of(view.dtype);
-  char* data = static_cast<char*>(const_cast<void*>(view.data));
-  const auto at = [&](Index token) {
-    return data + (view.rows.empty() ? token : Index{view.rows[detail::uz(token)]}) *
-                      view.token_stride * bytes;
-  };
-  Index before = -1;
-  for (const std::int32_t row : kept) {
-    if (row <= before || row >= view.tokens)
-      fail("kept: row ", row, " is not ascending or not in the view");
-    before = row;
-  }
-  Index to = 0;
-  for (const Index from : kept) {
-    if (from != to) {
-      const char* source = at(from);
-      char* target = at(to);
-      if (view.channel_stride == 1) {
-        std::memmove(target, source, detail::uz(width * bytes));
-      } else {
-        for (Index c = 0; c < width; ++c)
-          std::memcpy(target + c * view.channel_stride * bytes,
-                      source + c * view.channel_stride * bytes, detail::uz(bytes));
-      }
-    }
-    ++to;
-  }
-}
+void move_rows(const View& view, int width, std::span<const std::int32_t> kept);
 
 LESSKV_END_NAMESPACE

@@ -3,17 +3,11 @@
 // engine that owns the memory lends views.
 #pragma once
 
-#include <algorithm>
 #include <functional>
-#include <utility>
 #include <vector>
 
-#include "../core/head.hpp"
-#include "../core/scratch.hpp"
-#include "../core/shape.hpp"
 #include "../core/tiles.hpp"
 #include "../core/view.hpp"
-#include "../kernels/kernels.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -48,58 +42,4 @@ struct HeadView {
 // source(layer, head): the engine's adaptor.
 using Source = std::function<HeadView(int layer, int head)>;
 
-namespace detail {
-
-class ViewSource final : public RowSource {
- public:
-  ViewSource(const Shape& shape, const Source& source) : shape_(shape), source_(source) {}
-
-  void read(int layer, int head, Index first, Index count, float* keys,
-            float* values) const override {
-    const HeadView view = source_(layer, head);
-    if (keys) copy(view.keys, "source keys", first, count, shape_.head_dim, keys);
-    if (values) copy(view.values, "source values", first, count, shape_.value_width(), values);
-  }
-
-  void logits(int layer, int head, const float* queries, Index query_rows, Index rows, float scale,
-              float* out, Index out_stride) const override {
-    constexpr Index step = 64;  // a block at a time: the keys stay where they are
-    const int dim = shape_.head_dim;
-    Floats plain(step * dim), lanes(step * dim);
-    std::fill_n(lanes.data(), step * dim, 0.f);
-    Floats workspace;
-    for (Index first = 0; first < rows; first += step) {
-      const Index count = std::min(step, rows - first);
-      read(layer, head, first, count, plain.data(), nullptr);
-      kernels().pack_keys(DType::f32, lanes.data(), dim, 0, plain.data(), dim, count);
-      const BlockRef block{lanes.data(), lanes.data(), count};  // values are prefetched, not read
-      AttendTask task{};
-      task.blocks = &block;
-      task.block_count = 1;
-      task.dtype = DType::f32;
-      task.key_dim = dim;
-      task.value_dim = 0;
-      task.queries = queries;
-      task.query_rows = query_rows;
-      task.scale = scale;
-      task.workspace = workspace.reserve(attend_workspace(task));
-      kernels().logits(task, out + first, out_stride);
-    }
-  }
-
- private:
-  static void copy(const View& view, const char* name, Index first, Index count, int width,
-                   float* out) {
-    check(view, name);
-    if (view.tokens < first + count)
-      fail(name, ": the view has ", view.tokens, " rows, the plan needs ", first + count);
-    for (Index r = 0; r < count; ++r) read_row(view, first + r, 0, width, out + r * width);
-    if (!fits(out, count * width, DType::f32)) fail(name, ": a number is NaN or infinite");
-  }
-
-  const Shape& shape_;
-  const Source& source_;
-};
-
-}  // namespace detail
 LESSKV_END_NAMESPACE

@@ -189,6 +189,16 @@ concept Scorer = requires(const P p, const Head& head, std::span<float> out) {
   { p.score(head, state, out) } -> std::same_as<void>;
 };
 
+namespace detail {
+template <class P>
+void call_score(const P& part, const Head& head, const state_of<P>& state, std::span<float> out) {
+  if constexpr (requires { part.score(head, out); })
+    part.score(head, out);
+  else
+    part.score(head, state, out);
+}
+}  // namespace detail
+
 // Where does the budget go? share() runs once and rewrites the real-valued quota of every head
 // [layer * kv_heads + head]: how many of its candidates may stay, pins apart. Several Budgeters run
 // one after the other, those with `static constexpr bool all_layers` first. The library rounds to

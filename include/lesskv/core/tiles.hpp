@@ -11,7 +11,7 @@
 
 #include <span>
 
-#include "../kernels/tile_kernels.hpp"
+#include "../kernels/kernels.hpp"
 #include "concepts.hpp"
 
 LESSKV_BEGIN_NAMESPACE

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../core/tiles.hpp"
+#include "../kernels/tile_kernels.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 

@@ -26,6 +26,7 @@
 
 #include "../core/scratch.hpp"
 #include "../core/tiles.hpp"
+#include "../kernels/tile_kernels.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -84,52 +85,59 @@ struct LagKV {
                  .lag = lag,
                  .chunks = count / lag,
                  .workspace = side + detail::round_up(count, 16)};
-    Eigen::Map<Eigen::ArrayXf> score(out.data() + head.first, count);
-    tile_kernels().lag_deviations(task, score.data());
-    kernels().softmax_rows(score.data(), task.chunks, lag, nullptr, lag);
+    float* score = out.data() + head.first;
+    tile_kernels().lag_deviations(task, score);
+    kernels().softmax_rows(score, task.chunks, lag, nullptr, lag);
     if (value_weight <= 0) return;
     task.keys = false;
     task.dim = rows.value_dim;
     tile_kernels().lag_deviations(task, side);
     kernels().softmax_rows(side, task.chunks, lag, nullptr, lag);
-    score += value_weight * Eigen::Map<const Eigen::ArrayXf>(side, count);
+    for (Index r = 0; r < count; ++r) score[r] += value_weight * side[r];
   }
 
  private:
   void add(const Rows& x, Index first, Index last, float weight, std::span<float> out) const {
-    const Index width = x.cols();
-    const auto next = x.middleRows(last, lag);
-    Eigen::RowVectorXf low = next.colwise().minCoeff();
-    // Reciprocal of the range; 0 for a channel without one (or one beyond f32), which then adds
-    // nothing to any sum.
-    Eigen::RowVectorXf scale = next.colwise().maxCoeff() - low;
+    const Index width = x.cols(), stride = x.outerStride(), count = last - first;
+    // Per channel the lowest value of the next chunk, and the reciprocal of its range; 0 for a
+    // channel without one (or one beyond f32), which then adds nothing to any sum.
+    std::vector<float> low(x.data() + last * stride, x.data() + last * stride + width);
+    std::vector<float> scale = low, z(low.size()), deviation(detail::uz(count), 0.f);
+    for (Index r = last; r < last + lag; ++r)
+      for (std::size_t c = 0; c < low.size(); ++c) {
+        const float one = x.data()[r * stride + static_cast<Index>(c)];
+        low[c] = std::min(low[c], one);
+        scale[c] = std::max(scale[c], one);
+      }
     Index live = 0;
-    for (Index c = 0; c < width; ++c) {
-      const float inverse = 1 / scale[c];
-      const bool counts = scale[c] > 0 && std::isfinite(scale[c]) && std::isfinite(inverse);
+    for (std::size_t c = 0; c < low.size(); ++c) {
+      const float range = scale[c] - low[c], inverse = 1 / range;
+      const bool counts = range > 0 && std::isfinite(range) && std::isfinite(inverse);
       if (!counts) low[c] = 0;
       scale[c] = counts ? inverse : 0;
       live += counts;
     }
-    Eigen::VectorXf deviation = Eigen::VectorXf::Zero(last - first);
-    if (live > 1) {
-      Eigen::RowVectorXf z(width);
-      for (Index r = first; r < last; ++r) {
-        z = (x.row(r) - low).cwiseProduct(scale);
-        const float mean = z.sum() / static_cast<float>(live);
-        // Channels that do not count hold 0, so each of them adds mean^2 to the sum of squares.
-        const float squares =
-            (z.array() - mean).square().sum() - static_cast<float>(width - live) * mean * mean;
-        // Squares beyond f32: as far from the next chunk as can be said.
-        deviation[r - first] =
-            squares < std::numeric_limits<float>::max()
-                ? std::sqrt(std::max(0.f, squares / static_cast<float>(live - 1)))
-                : std::numeric_limits<float>::max();
+    for (Index r = 0; r < count && live > 1; ++r) {
+      float mean = 0, squares = 0;
+      for (std::size_t c = 0; c < low.size(); ++c) {
+        z[c] = (x.data()[(first + r) * stride + static_cast<Index>(c)] - low[c]) * scale[c];
+        mean += z[c];
       }
+      mean /= static_cast<float>(live);
+      for (const float one : z) squares += (one - mean) * (one - mean);
+      // Channels that do not count hold 0, so each of them adds mean^2 to the sum of squares.
+      squares -= static_cast<float>(width - live) * mean * mean;
+      // Squares beyond f32: as far from the next chunk as can be said.
+      deviation[detail::uz(r)] =
+          squares < std::numeric_limits<float>::max()
+              ? std::sqrt(std::max(0.f, squares / static_cast<float>(live - 1)))
+              : std::numeric_limits<float>::max();
     }
-    const Eigen::VectorXf e = (deviation.array() - deviation.maxCoeff()).exp();
-    const float share = weight / e.sum();
-    for (Index r = first; r < last; ++r) out[detail::uz(r)] += share * e[r - first];
+    float most = 0, sum = 0;
+    for (const float one : deviation) most = std::max(most, one);
+    for (float& one : deviation) sum += one = std::exp(one - most);
+    for (Index r = 0; r < count; ++r)
+      out[detail::uz(first + r)] += weight / sum * deviation[detail::uz(r)];
   }
 };
 

@@ -30,14 +30,6 @@ Head head_of_part(const P& part, Head head, int column) {
   return head;
 }
 
-template <class P>
-void call_score(const P& part, const Head& head, const state_of<P>& state, std::span<float> out) {
-  if constexpr (requires { part.score(head, out); })
-    part.score(head, out);
-  else
-    part.score(head, state, out);
-}
-
 // Scores of rows [first, last) by a part, pooled as it asks for. A part with Chunks reach is asked
 // chunk by chunk; rows that no whole chunk with enough rows behind it covers get the lowest score.
 template <class P>
