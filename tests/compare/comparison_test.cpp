@@ -107,7 +107,10 @@ TEST_F(ComparisonTest, RowsSayWhatTheCachesDid) {
 
 TEST_F(ComparisonTest, ThreadsChangeNoFigure) {
   Options one = options();
-  one.texts.push_back(text_file("other.i32", 800));
+  one.texts.push_back(text_file("other.i32", 600));
+  one.policies = {"random", "snapkv"};
+  one.compressions = {4};
+  one.context = 256;
   Options two = one;
   two.threads = 2;
   auto a = Comparison(one).run().json()["rows"], b = Comparison(two).run().json()["rows"];

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# compile_time.sh RATIO YARDSTICK.cpp FILE.cpp COMPILER FLAG...: fails if FILE needs more than RATIO times the user time
-# of the compiler that YARDSTICK needs, the smallest of three turns each. A ratio, because machines differ in speed and
-# drift: 5 s are twice the yardstick (one product of Eigen) where that takes 2.5 s.
+# compile_time.sh RATIO TURNS YARDSTICK.cpp FILE.cpp COMPILER FLAG...: fails if FILE needs more than RATIO times the user
+# time of the compiler that YARDSTICK needs, the smallest of that many turns each. A ratio, because machines differ in
+# speed and drift: 5 s are twice the yardstick (one product of Eigen) where that takes 2.5 s.
 set -euo pipefail
-ratio=$1 yardstick=$2 file=$3
-shift 3
+ratio=$1 turns=$2 yardstick=$3 file=$4
+shift 4
 export LC_ALL=C TIMEFORMAT=%U
 out=$(mktemp --suffix=.o)
 trap 'rm -f "$out"' EXIT
 smallest() { awk -v a="$1" -v b="$2" 'BEGIN { print a == "" || b < a ? b : a }'; }
 ours="" theirs=""
-for _ in 1 2 3; do
+for _ in $(seq "$turns"); do
   theirs=$(smallest "$theirs" "$({ time "$@" -c "$yardstick" -o "$out" >&2; } 2>&1 | tail -n 1)")
   ours=$(smallest "$ours" "$({ time "$@" -c "$file" -o "$out" >&2; } 2>&1 | tail -n 1)")
 done

@@ -7,7 +7,7 @@ if(NOT expected MATCHES "^// expect: (.+)$")
 endif()
 set(expected "${CMAKE_MATCH_1}")
 
-set(compile ${COMPILER} -std=c++20 -I${INCLUDE} -isystem${EIGEN} -c ${SOURCE} -o /dev/null)
+set(compile ${COMPILER} -std=c++20 -I${INCLUDE} -isystem${EIGEN} -DLESSKV_COMPILED -fsyntax-only ${SOURCE})
 execute_process(COMMAND ${compile} RESULT_VARIABLE status ERROR_VARIABLE output)
 if(status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} compiles, but it must not")

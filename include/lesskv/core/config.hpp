@@ -29,11 +29,9 @@
                     LESSKV_CONCAT(_, LESSKV_VERSION_MINOR)), \
       LESSKV_CONCAT(LESSKV_CONCAT(_, LESSKV_VERSION_PATCH), LESSKV_CONCAT(_, LESSKV_ISA_TAG)))
 
-// Header-only as it is. A project of many files compiles faster if it defines LESSKV_COMPILED for
-// all of them (with the same -m flags) and adds one file that says
-//   #define LESSKV_IMPLEMENTATION
-//   #include <lesskv/any.hpp>
-// Kernels and policies by name are then compiled there, once.
+// Header-only as it is. A project of many files compiles faster if it links the CMake target
+// lesskv::compiled; without CMake: if it defines LESSKV_COMPILED for all of its files (with the same
+// -m flags) and adds lesskv/compiled.cpp to them.
 #if defined(LESSKV_COMPILED) && !defined(LESSKV_IMPLEMENTATION)
 #define LESSKV_DECLARE_ONLY 1
 #else
