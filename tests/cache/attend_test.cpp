@@ -2,6 +2,8 @@
 // attend(): everything it may be told, against attention by its definition.
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "support.hpp"
 
 namespace {
@@ -128,6 +130,60 @@ TEST_F(Options, WrongOptionsNameTheArgument) {
   EXPECT_NE(message({.positions = two}).find("positions"), std::string::npos);
   KVCache<> empty{shape};
   EXPECT_THROW(empty.attend(0, in[0].q(0, 1), out.data()), Error);
+}
+
+// ---- long heads are read in parts, long prompts in pieces of tokens
+
+TEST(Parts, LongHeadsWithEveryOptionEqualTheDefinition) {
+  const Shape shape{.query_heads = 4, .kv_heads = 2, .head_dim = 16, .dtype = DType::f32};
+  const Index n = 6200;
+  const auto in = tensors(shape, n, 12);
+  KVCache<> cache{shape};
+  cache.append(0, in[0].k(0, n), in[0].v(0, n));
+  Matrix hidden = normal(2, n, 4);
+  hidden.row(0).head(2500).setConstant(-INFINITY);  // all of the first part, and more
+  const std::vector<std::span<const float>> bias{{hidden.row(0).data(), std::size_t(n)},
+                                                 {hidden.row(1).data(), std::size_t(n)}};
+  const std::vector<float> sinks{0.f, 3.f, -2.f, 10.f};
+  const std::vector<std::uint8_t> mask{1, 0, 1, 1};
+  const std::vector<Position> early{Position{100}, Position{3000}};
+  for (const AttendOptions& options :
+       {AttendOptions{}, AttendOptions{.sink_logits = sinks}, AttendOptions{.bias = bias},
+        AttendOptions{.bias = bias, .mask = mask.data()}, AttendOptions{.positions = early}}) {
+    Matrix out(2, 64);
+    cache.attend(0, in[0].q(n - 2, 2), out.data(), options);
+    const Matrix want =
+        attention_by_definition(cache, 0, in[0].queries.middleRows(n - 2, 2),
+                                options.positions.empty() ? range(n - 2, 2) : early, options);
+    EXPECT_LT(relative_error(out, want), 2e-5);
+  }
+}
+
+TEST(Parts, LongPromptsAndAnExecutorChangeNoBit) {
+  const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = 16};
+  const auto in = tensors(shape, 4500, 13);
+  KVCache<> serial{shape}, parallel{shape};
+  parallel.set_executor([](Index count, const std::function<void(Index)>& task) {
+    std::thread other([&] {
+      for (Index i = 1; i < count; i += 2) task(i);
+    });
+    for (Index i = 0; i < count; i += 2) task(i);
+    other.join();
+  });
+  Index at = 0;
+  for (const Index n : {3900, 599, 1}) {
+    Matrix a(n, 32), b(n, 32);
+    for (KVCache<>* cache : {&serial, &parallel}) {
+      cache->append(0, in[0].k(at, n), in[0].v(at, n));
+      cache->attend(0, in[0].q(at, n), (cache == &serial ? a : b).data());
+    }
+    EXPECT_EQ(a, b);
+    at += n;
+    if (n == 3900) continue;
+    const Matrix want =
+        attention_by_definition(serial, 0, in[0].queries.middleRows(at - n, n), range(at - n, n));
+    EXPECT_LT(relative_error(a, want), 1e-3);
+  }
 }
 
 // ---- views

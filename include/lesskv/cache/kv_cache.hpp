@@ -143,8 +143,17 @@ class AnyCache {
   // The first `rows` rows of a head, as a kernel reads them.
   AttendTask task(int layer, int head, Index rows, std::vector<BlockRef>& blocks) const;
 
-  void attend_head(int layer, int head, const float* queries, Index tokens, float* out,
+  // Queries [first, last) of a pass of `tokens` queries.
+  struct Pass {
+    const float* queries;
+    Index tokens, first, last;
+  };
+  void attend_heads(int layer, const float* queries, Index tokens, float* out,
+                    const AttendOptions& options) const;
+  void attend_part(int layer, int head, Index part, Index count, const Pass& pass, float* partial,
                    const AttendOptions& options) const;
+  void merge_parts(int head, Index count, const Pass& pass, const float* partials,
+                   float* out) const;
 
   std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const;
 
