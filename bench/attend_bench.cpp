@@ -3,18 +3,25 @@
 //   attend/<storage>/d<head_dim>/kv<KV heads>/g<group>/n<entries>: one query token. bytes/s counts
 //   keys and values as stored, once; share_of_read divides it by a vector sum over 1 GiB. Both
 //   are medians of 20 rounds, taken in turn: the sum also evicts the cache before each round.
+//   two_threads/...: the same on two threads, heads in turn; share_of_read_on_two divides by what two
+//   threads read, of_one_thread is the speed-up.
 //   prefill/...: 512 query tokens; share_of_fma divides by the FMA peak that this run measures.
 // Run it pinned and alone: taskset -c 0 attend_bench
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <lesskv/codec/int_code.hpp>
+#include <lesskv/codec/lloyd_max.hpp>
 #include <lesskv/core/scratch.hpp>
 #include <lesskv/kernels/kernels.hpp>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "read_limit.hpp"
@@ -28,6 +35,8 @@ using lesskv::AttendTask;
 using lesskv::BlockRef;
 using lesskv::DType;
 using lesskv::Index;
+using lesskv::Side;
+using lesskv::SideCodec;
 using lesskv::detail::AlignedDelete;
 using lesskv::detail::alignment;
 using lesskv::detail::Floats;
@@ -56,36 +65,74 @@ __attribute__((target("avx512f"))) double fma_peak() {
 }
 #endif
 
+// How rows are stored: a number type, or a codec for all of them.
+struct Storage {
+  std::string name;
+  DType type = DType::f16;
+  std::function<std::shared_ptr<const SideCodec>(Side, int)> codec = {};
+};
+
+std::vector<Storage> storages() {
+  const auto coded = [](std::string name, auto policy) {
+    return Storage{std::move(name), DType::f16,
+                   [policy](Side side, int dim) { return policy.codec(side, dim); }};
+  };
+  std::vector<Storage> out{{"f16", DType::f16}, {"bf16", DType::bf16}, {"f32", DType::f32}};
+  for (const int bits : {8, 4}) {
+    const std::string name = "int" + std::to_string(bits);
+    out.push_back(coded(name + "_b32", lesskv::IntCode{.bits = bits, .group = 32}));
+    out.push_back(coded(name + "_tok", lesskv::IntCode{.bits = bits}));
+  }
+  for (const int bits : {6, 5, 4, 3, 2})
+    out.push_back(coded("lm" + std::to_string(bits), lesskv::LloydMax{.bits = bits}));
+  return out;
+}
+
 // The blocks of one layer, allocated as the store does: each block of its own, heads in turn by
 // parts of 512 tokens.
 struct Layer {
-  Layer(DType stored, int width, int heads, Index rows)
-      : type(stored), dim(width), blocks(uz(heads)) {
+  Layer(const Storage& storage, int width, int heads, Index rows)
+      : type(storage.type), dim(width), blocks(uz(heads)) {
+    if (storage.codec) {
+      keys = storage.codec(Side::keys, dim);
+      values = storage.codec(Side::values, dim);
+    }
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     std::vector<float> part(uz(512 * dim));
     for (float& x : part) x = normal(random);
     const lesskv::KernelTable& kernel = lesskv::kernels();
-    const Index half = block_rows * dim * size_of(type);
+    const Index plain = block_rows * dim * size_of(type);
+    const auto aligned = [](std::size_t n) { return lesskv::detail::round_up(Index(n), 64); };
+    const Index key_bytes = keys ? aligned(keys->bytes(block_rows)) : plain;
+    const Index value_bytes = values ? aligned(values->bytes(block_rows)) : plain;
+    std::vector<std::uint32_t> positions(uz(block_rows));
+    std::iota(positions.begin(), positions.end(), 0U);
     for (Index first = 0; first < rows; first += 512)
       for (auto& head : blocks)
         for (Index row = first; row < std::min(rows, first + 512); row += block_rows) {
-          char* data = static_cast<char*>(::operator new(uz(2 * half), alignment));
+          char* data = static_cast<char*>(::operator new(uz(key_bytes + value_bytes), alignment));
           memory.emplace_back(data);
+          bytes += static_cast<double>(key_bytes + value_bytes);
           // Numbers that differ from block to block, cheaply: the same rows from another start.
           const float* rows_of_block =
               part.data() + static_cast<Index>(random() % (512 - block_rows)) * dim;
-          kernel.pack_keys(type, data, dim, 0, rows_of_block, dim, block_rows);
-          kernel.from_f32(type, rows_of_block, data + half, block_rows * dim);
-          head.push_back({data, data + half, std::min(block_rows, rows - row)});
+          if (keys) {
+            keys->encode(rows_of_block, positions.data(), block_rows, data);
+            values->encode(rows_of_block, positions.data(), block_rows, data + key_bytes);
+          } else {
+            kernel.pack_keys(type, data, dim, 0, rows_of_block, dim, block_rows);
+            kernel.from_f32(type, rows_of_block, data + key_bytes, block_rows * dim);
+          }
+          head.push_back(
+              {data, data + key_bytes, std::min(block_rows, rows - row), keys != nullptr, nullptr});
         }
-  }
-  double bytes() const {
-    return static_cast<double>(memory.size()) * 2.0 * block_rows * dim * size_of(type);
   }
 
   DType type;
   int dim;
+  std::shared_ptr<const SideCodec> keys, values;
+  double bytes = 0;
   std::vector<std::unique_ptr<char, AlignedDelete>> memory;
   std::vector<std::vector<BlockRef>> blocks;
 };
@@ -104,8 +151,10 @@ class Attention {
     AttendTask task = make();
     workspace_.reserve(attend_workspace(task));
   }
-  void run() {
-    for (const std::vector<BlockRef>& head : layer_.blocks) {
+  // Heads first, first + step, ...
+  void run(std::size_t first = 0, std::size_t step = 1) {
+    for (std::size_t h = first; h < layer_.blocks.size(); h += step) {
+      const std::vector<BlockRef>& head = layer_.blocks[h];
       std::fill(max_.begin(), max_.end(), -std::numeric_limits<float>::infinity());
       std::fill(den_.begin(), den_.end(), 0.f);
       std::fill(num_.begin(), num_.end(), 0.f);
@@ -122,6 +171,10 @@ class Attention {
   AttendTask make() {
     AttendTask task{};
     task.dtype = layer_.type;
+    if (layer_.keys) {
+      task.key_code = &layer_.keys->code();
+      task.value_code = &layer_.values->code();
+    }
     task.key_dim = task.value_dim = layer_.dim;
     task.queries = queries_.data();
     task.query_rows = rows_;
@@ -140,18 +193,18 @@ class Attention {
 };
 
 struct Case {
-  DType type;
+  Storage storage;
   int dim, heads;
   Index group, rows;
   std::string name() const {
-    return std::string(name_of(type)) + "/d" + std::to_string(dim) + "/kv" + std::to_string(heads) +
-           "/g" + std::to_string(group) + "/n" + std::to_string(rows);
+    return storage.name + "/d" + std::to_string(dim) + "/kv" + std::to_string(heads) + "/g" +
+           std::to_string(group) + "/n" + std::to_string(rows);
   }
 };
 
 void decode(benchmark::State& state, const Case& c) {
   static const ReadLimit limit;
-  const Layer layer(c.type, c.dim, c.heads, c.rows);
+  const Layer layer(c.storage, c.dim, c.heads, c.rows);
   Attention attention(layer, c.group);
   std::vector<double> seconds, read;
   for (auto _ : state) {
@@ -161,15 +214,44 @@ void decode(benchmark::State& state, const Case& c) {
     seconds.push_back(thread_now() - start);
     state.SetIterationTime(seconds.back());
   }
-  const double rate = layer.bytes() / median(seconds);
+  const double rate = layer.bytes / median(seconds);
   state.counters["bytes/s"] = rate;
   state.counters["read"] = median(read);
   state.counters["share_of_read"] = rate / median(read);
 }
 
+// Every other head on a thread of its own, against two threads that read, and against one thread.
+void decode_on_two(benchmark::State& state, const Case& c) {
+  static const ReadLimit limit;
+  const Layer layer(c.storage, c.dim, c.heads, c.rows);
+  Attention own(layer, c.group), other(layer, c.group);
+  const auto both = [](auto&& first, auto&& second) {
+    const double start = bench::now();
+    std::thread thread(second);
+    first();
+    thread.join();
+    return bench::now() - start;
+  };
+  std::vector<double> two, one, read;
+  for (auto _ : state) {
+    constexpr std::size_t half = ReadLimit::bytes / 2;
+    read.push_back(ReadLimit::bytes /
+                   both([&] { limit.measure(half); }, [&] { limit.measure(half, half); }));
+    two.push_back(both([&] { own.run(0, 2); }, [&] { other.run(1, 2); }));
+    limit.measure(half);
+    const double start = bench::now();
+    own.run();
+    one.push_back(bench::now() - start);
+    state.SetIterationTime(two.back());
+  }
+  state.counters["bytes/s"] = layer.bytes / median(two);
+  state.counters["share_of_read_on_two"] = layer.bytes / median(two) / median(read);
+  state.counters["of_one_thread"] = median(one) / median(two);
+}
+
 void prefill(benchmark::State& state, const Case& c) {
   constexpr Index tokens = 512;
-  const Layer layer(c.type, c.dim, c.heads, c.rows);
+  const Layer layer(c.storage, c.dim, c.heads, c.rows);
   Attention attention(layer, tokens * c.group);
   std::vector<double> seconds;
   for (auto _ : state) {
@@ -191,21 +273,34 @@ void prefill(benchmark::State& state, const Case& c) {
 int main(int count, char** arguments) {
   benchmark::Initialize(&count, arguments);
   std::vector<Case> cases;
-  for (const DType type : {DType::f16, DType::bf16, DType::f32})
+  const std::vector<Storage> all = storages();
+  const auto find = [&](const char* name) {
+    return *std::find_if(all.begin(), all.end(), [&](const Storage& s) { return s.name == name; });
+  };
+  for (const Storage& storage : all)
     for (const int dim : {128, 64})
-      for (const Index group : {1, 3, 4, 8}) cases.push_back({type, dim, 8, group, 32768});
-  cases.push_back({DType::f16, 64, 3, 3, 131072});
-  cases.push_back({DType::f16, 64, 3, 3, 4096});
-  cases.push_back({DType::f16, 128, 8, 4, 4096});
+      for (const Index group : {1, 3, 4, 8}) cases.push_back({storage, dim, 8, group, 32768});
+  cases.push_back({find("f16"), 64, 3, 3, 131072});
+  cases.push_back({find("f16"), 64, 3, 3, 4096});
+  cases.push_back({find("f16"), 128, 8, 4, 4096});
   for (const Case& c : cases)
     benchmark::RegisterBenchmark(("attend/" + c.name()).c_str(),
                                  [c](benchmark::State& state) { decode(state, c); })
         ->Iterations(20)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
-  for (const DType type : {DType::f16, DType::f32})
+  for (const char* name : {"f16", "int8_tok", "lm4"})
+    for (const Index group : {1, 4}) {
+      const Case c{find(name), 128, 8, group, 32768};
+      benchmark::RegisterBenchmark(("two_threads/" + c.name()).c_str(),
+                                   [c](benchmark::State& state) { decode_on_two(state, c); })
+          ->Iterations(20)
+          ->UseManualTime()
+          ->Unit(benchmark::kMillisecond);
+    }
+  for (const char* name : {"f16", "f32", "int8_tok", "lm4"})
     for (const int dim : {64, 128}) {
-      const Case c{type, dim, 1, 3, 4096};
+      const Case c{find(name), dim, 1, 3, 4096};
       benchmark::RegisterBenchmark(("prefill/" + c.name()).c_str(),
                                    [c](benchmark::State& state) { prefill(state, c); })
           ->Iterations(9)
