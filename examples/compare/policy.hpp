@@ -109,7 +109,9 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
   // fraction alone is to meet the limit.
   trial.keep.tokens = 0;
   trial.keep.bytes = 0;
-  if (trial.budgeter.empty()) trial.scorer.emplace(StandIn{*out.spec.scorer});
+  // How many rows a head gets depends on the scores only if a budget reads them.
+  if (!lesskv::asks(trial.budgeter.measure_needs(true), lesskv::Need::scores))
+    trial.scorer.emplace(StandIn{*out.spec.scorer});
   std::size_t smallest = bytes_exact;
   const auto size = [&](double fraction) {
     trial.keep.fraction = fraction;
