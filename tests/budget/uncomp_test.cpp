@@ -212,7 +212,7 @@ TEST(UNComp, MeasuresQueriesAsTheyStreamBy) {
     measured.compress();
     from_table.compress();
     EXPECT_EQ(sizes(measured), sizes(from_table)) << part;
-    EXPECT_LT(measured.size(0, 0), measured.size(1, 1));
+    EXPECT_NE(measured.size(0, 0), measured.size(1, 1));
   }
 }
 TEST(UNComp, MeasuresKeysAndValuesAtTheFirstCompression) {
