@@ -86,14 +86,19 @@ struct StandIn {
   }
 };
 
-// The spec with the fraction that brings the cache of a pass as close to the target as it gets
-// without exceeding it.
+// The spec with the fraction that brings the cache of a pass within 0.2 % of the target, or as close
+// as it gets, without exceeding it.
 struct Solved {
   lesskv::PolicySpec spec;
   double fraction = 0;  // 0: nothing was solved for
   bool fits = true;
   double reached = 0;  // compression, if it does not fit
 
+  void set(double found) {
+    spec.keep.fraction = fraction = found;
+    spec.keep.tokens = 0;
+    spec.keep.bytes = 0;
+  }
   std::string why() const {
     char text[64];
     std::snprintf(text, sizeof text, "cannot get there: %.2fx at most", reached);
@@ -134,10 +139,8 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
     limit = static_cast<std::size_t>(static_cast<double>(bytes_exact) / variant.target);
   }
   const Index chunk = out.spec.scorer->reach().chunk;
-  const Fit fit = fit_fraction(size, limit, all, chunk > 0 ? chunk : context);
-  out.spec.keep.fraction = out.fraction = fit.fraction;
-  out.spec.keep.tokens = 0;
-  out.spec.keep.bytes = 0;
+  const Fit fit = fit_fraction(size, limit, all, chunk > 0 ? chunk : context, 0.002);
+  out.set(fit.fraction);
   out.fits = fit.fits;
   out.reached = static_cast<double>(bytes_exact) / static_cast<double>(smallest);
   return out;
@@ -170,7 +173,7 @@ inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
                                     {"snapkv(window=32)+zigzag"},
                                     {"snapkv(window=8,pool=7,max_pool=true)+uncomp"},
                                     {small_pins + rows + "+" + some, 6, 12}};
-  for (const char* budget : {"+entropy+", "+entropy+globalcut(by=keydiff)+"}) {
+  for (const char* budget : {"+entropy+", "+entropy+globalcut(by=keydiff,alpha=0.5)+"}) {
     out.push_back({small_pins + rows + budget + many, 0, 6});
     out.push_back({small_pins + rows + budget + some, 6, 12});
     out.push_back({small_pins + rows + budget + few, 12, inf});
