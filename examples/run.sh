@@ -13,8 +13,8 @@
 #   --score N        tokens behind them that are compared with the exact cache                     (256)
 #   --policy SPEC    e.g. 'keep(fraction=0.25,sinks=16)+lagkv(lag=128)'; with an amount it runs once, without one at
 #                    every compression; 'list' prints all names, parameters and published pins
-#   --compression X  bytes of the exact f16 cache / bytes held                                     (2 4 8)
-#   --passkey N      texts with five pass keys each                                                (4)
+#   --compression X  bytes of the exact f16 cache / bytes held                                    (4 8 16)
+#   --passkey N      texts with five pass keys each                                                (2)
 #   --threads N      policies that run at the same time                                            (all cores)
 #   --seed N         of the pass keys and of the random baseline                                   (1)
 #   --json FILE      writes the rows there too

@@ -35,10 +35,14 @@ Comparison::Comparison(const Options& options)
     if (!(target >= 1 && target <= 1000))
       throw std::runtime_error("--compression must lie between 1 and 1000");
   policies_.emplace_back("exact");
-  for (const std::string& text :
-       options_.policies.empty() ? default_policies(options_.seed) : options_.policies) {
+  std::vector<DefaultPolicy> wanted;
+  for (const std::string& text : options_.policies) wanted.push_back({text});
+  if (wanted.empty()) wanted = default_policies(options_.seed);
+  for (const auto& [text, above, up_to] : wanted) {
     try {
       Policy policy(text);
+      policy.above = above;
+      policy.up_to = up_to;
       policy.check(engine::cache_shape(model_));
       if (!policy.is_exact()) policies_.push_back(std::move(policy));
     } catch (const lesskv::Error& error) {
@@ -49,7 +53,8 @@ Comparison::Comparison(const Options& options)
     if (policy.has_amount()) {
       variants_.push_back({&policy, 0});
     } else {
-      for (const double target : options_.compressions) variants_.push_back({&policy, target});
+      for (const double target : options_.compressions)
+        if (policy.runs_at(target)) variants_.push_back({&policy, target});
     }
   }
   for (const std::string& file : options_.texts) {
@@ -201,7 +206,10 @@ void Comparison::measure() {
   for (std::size_t v = 0; v < variants_.size(); ++v) {
     Row& row = report_.rows[v];
     if (row.measured()) {
-      Solved solved = solve(variants_[v], texts_[0].pass[0]);
+      // As it was solved for the first document.
+      Solved solved;
+      solved.spec = variants_[v].policy->spec;
+      if (const double fraction = row.documents[0].fraction; fraction > 0) solved.set(fraction);
       const Times times =
           measure_times(runs_[0], solved, texts_[0].pass[0], texts_[0].document.tokens);
       row.compress_ms = times.compress_ms;

@@ -19,9 +19,9 @@ namespace compare {
 struct Options {
   std::string model, model_sha256;
   std::vector<std::string> texts, policies;
-  std::vector<double> compressions = {2, 4, 8};
+  std::vector<double> compressions = {4, 8, 16};
   Index context = 4096, score = 256;
-  int pass_key_contexts = 4;
+  int pass_key_contexts = 2;
   int threads = 1;
   std::uint64_t seed = 1;
   int progress = -1;  // file descriptor

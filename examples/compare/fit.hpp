@@ -17,9 +17,10 @@ struct Fit {
 // The largest fraction k / steps whose size is within the limit, `size` being larger for larger
 // fractions. Every call of `size` compresses a whole cache, and sizes are nearly linear in the
 // fraction: the next try lies where a straight line through the two ends says, and only where that
-// fails to narrow things down in the middle. Three to five calls.
+// fails to narrow things down in the middle. Three to five calls. With `slack`, a size that much of
+// the limit below it is near enough: one or two calls less.
 inline Fit fit_fraction(const std::function<std::size_t(double)>& size, std::size_t limit,
-                        std::size_t size_of_all, long steps) {
+                        std::size_t size_of_all, long steps, double slack = 0) {
   // 0 is not a fraction that Keep takes; this rounds to no row at all.
   const auto fraction = [&](long k) {
     return std::max(static_cast<double>(k) / static_cast<double>(steps), 1e-6);
@@ -40,6 +41,7 @@ inline Fit fit_fraction(const std::function<std::size_t(double)>& size, std::siz
     if (at <= static_cast<double>(limit)) {
       low = k;
       low_size = at;
+      if (static_cast<double>(limit) - at <= slack * static_cast<double>(limit)) break;
     } else {
       high = k;
       high_size = at;

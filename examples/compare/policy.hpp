@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <lesskv/any.hpp>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,7 @@ namespace compare {
 struct Policy {
   std::string text;
   lesskv::PolicySpec spec;
+  double above = 0, up_to = std::numeric_limits<double>::infinity();  // compressions it runs at
 
   // Throws lesskv::Error naming the place in the text.
   explicit Policy(std::string written) : text(std::move(written)), spec(lesskv::parse_spec(text)) {}
@@ -35,6 +37,7 @@ struct Policy {
   bool is_exact() const {
     return spec.exact && spec.methods.empty() && spec.dtype.value_or(DType::f16) == DType::f16;
   }
+  bool runs_at(double compression) const { return compression > above && compression <= up_to; }
   // It names its amount, so it runs once.
   bool has_amount() const { return spec.has_amount(); }
   // What is solved for: the fraction, unless the spec has one or needs none.
@@ -83,14 +86,19 @@ struct StandIn {
   }
 };
 
-// The spec with the fraction that brings the cache of a pass as close to the target as it gets
-// without exceeding it.
+// The spec with the fraction that brings the cache of a pass within 0.2 % of the target, or as close
+// as it gets, without exceeding it.
 struct Solved {
   lesskv::PolicySpec spec;
   double fraction = 0;  // 0: nothing was solved for
   bool fits = true;
   double reached = 0;  // compression, if it does not fit
 
+  void set(double found) {
+    spec.keep.fraction = fraction = found;
+    spec.keep.tokens = 0;
+    spec.keep.bytes = 0;
+  }
   std::string why() const {
     char text[64];
     std::snprintf(text, sizeof text, "cannot get there: %.2fx at most", reached);
@@ -109,7 +117,12 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
   // fraction alone is to meet the limit.
   trial.keep.tokens = 0;
   trial.keep.bytes = 0;
-  if (trial.budgeters.empty()) trial.scorer.emplace(StandIn{*out.spec.scorer});
+  // How many rows a head gets depends on the scores only if a budget reads them.
+  const bool reads_scores =
+      std::any_of(trial.budgeters.begin(), trial.budgeters.end(), [](const auto& budgeter) {
+        return lesskv::asks(budgeter.traits().measure_again_needs, lesskv::Need::scores);
+      });
+  if (!reads_scores) trial.scorer.emplace(StandIn{*out.spec.scorer});
   std::size_t smallest = bytes_exact;
   const auto size = [&](double fraction) {
     trial.keep.fraction = fraction;
@@ -129,30 +142,46 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
     limit = static_cast<std::size_t>(static_cast<double>(bytes_exact) / variant.target);
   }
   const Index chunk = out.spec.scorer->reach().chunk;
-  const Fit fit = fit_fraction(size, limit, all, chunk > 0 ? chunk : context);
-  out.spec.keep.fraction = out.fraction = fit.fraction;
-  out.spec.keep.tokens = 0;
-  out.spec.keep.bytes = 0;
+  const Fit fit = fit_fraction(size, limit, all, chunk > 0 ? chunk : context, 0.002);
+  out.set(fit.fraction);
   out.fits = fit.fits;
   out.reached = static_cast<double>(bytes_exact) / static_cast<double>(smallest);
   return out;
 }
 
-// What runs when no --policy is given: both baselines, what needs only rows, what needs attention,
-// and LagKV with both published sets of pins (the official class: 16 sinks; kvpress: 4) and a
-// shorter lag.
-inline std::vector<std::string> default_policies(std::uint64_t seed) {
-  return {"random(seed=" + std::to_string(seed) + ")",
-          "streamingllm",
-          "keynorm",
-          "keydiff",
-          "snapkv",
-          "tova",
-          "h2o",
-          "h2o(age_normalised=true)",
-          "keep(sinks=16)+lagkv(lag=128)",
-          "keep(sinks=4)+lagkv(lag=128)",
-          "keep(sinks=16)+lagkv(lag=64)"};
+// A policy that runs when no --policy is given, and the compressions that it is meant for.
+struct DefaultPolicy {
+  std::string text;
+  double above = 0, up_to = std::numeric_limits<double>::infinity();
+};
+
+// Single methods as published, with f16 rows; two codecs alone, and ours; budgets with the scorers
+// that they were published with; and compositions, with fewer bits where fewer bytes are left. The
+// last three say what each part brings.
+inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
+  const std::string small_pins = "keep(sinks=4,recent=16,coded_recent=true)+",
+                    rows = "h2o(age_normalised=true)", few = "lm(bits=4,value_bits=3)",
+                    some = "lm(bits=5,value_bits=4)", many = "lm(bits=6,value_bits=5)";
+  const double inf = std::numeric_limits<double>::infinity();
+  std::vector<DefaultPolicy> out = {{"random(seed=" + std::to_string(seed) + ")"},
+                                    {"streamingllm"},
+                                    {"keydiff"},
+                                    {"snapkv"},
+                                    {"tova"},
+                                    {"h2o"},
+                                    {"keep(sinks=16)+lagkv(lag=128)"},
+                                    {"int(bits=8)"},
+                                    {"int(bits=4)"},
+                                    {"lm(bits=4)"},
+                                    {"snapkv(window=32)+zigzag"},
+                                    {"snapkv(window=8,pool=7,max_pool=true)+uncomp"},
+                                    {small_pins + rows + "+" + some, 6, 12}};
+  for (const char* budget : {"+entropy+", "+entropy+globalcut(by=keydiff,alpha=0.5)+"}) {
+    out.push_back({small_pins + rows + budget + many, 0, 6});
+    out.push_back({small_pins + rows + budget + some, 6, 12});
+    out.push_back({small_pins + rows + budget + few, 12, inf});
+  }
+  return out;
 }
 
 // What --policy list prints.

@@ -252,7 +252,15 @@ TEST(Products, TableTimesZigZagIsTheProductOfTheirFactors) {
     quota.push_back(table[i] * (.2 + .8 * profile[i / 2] / (70. / 3)));
   EXPECT_EQ(product(TableBudget{table}, ZigZagKV{.profile = profile}),
             fill(quota, std::vector<Index>(6, 0), std::vector<Index>(6, 90), 6 * 27));
-  // A cut re-divides what came before, and is multiplied by what comes after.
+  // A cut by another scorer is a factor, wherever it stands: table times counts.
+  const std::vector<Index> counts = product(GlobalCut<Scored>{});
+  for (std::size_t i = 0; i < 6; ++i) quota[i] = table[i] * double(counts[i]);
+  const std::vector<Index> both =
+      fill(quota, std::vector<Index>(6, 0), std::vector<Index>(6, 90), 6 * 27);
+  EXPECT_EQ(product(TableBudget{table}, GlobalCut<Scored>{}), both);
+  EXPECT_EQ(product(GlobalCut<Scored>{}, TableBudget{table}), both);
+  EXPECT_NE(both, counts);
+  // A cut by own scores re-divides what came before, and is multiplied by what comes after.
   EXPECT_EQ(product(TableBudget{table}, GlobalCut<>{}), product(GlobalCut<>{}));
   EXPECT_NE(product(GlobalCut<>{}, TableBudget{table}), product(GlobalCut<>{}));
   // AdaKV runs after those that see the whole model, wherever it is named; totals of layers stay.

@@ -45,6 +45,28 @@ Options options() {
   return out;
 }
 
+// Every default is a policy that a small model takes, and a composition of the bits meant for it
+// stands at every compression.
+TEST(DefaultPolicies, AreTakenAndCoverEveryCompression) {
+  const lesskv::Shape shape{.layers = 30, .query_heads = 9, .kv_heads = 3, .head_dim = 64};
+  for (const DefaultPolicy& one : default_policies(1)) {
+    const Policy policy(one.text);
+    EXPECT_NO_THROW(policy.check(shape)) << one.text;
+  }
+  for (const double compression : {1.5, 4.0, 6.0, 8.0, 12.0, 16.0, 40.0}) {
+    int with_entropy = 0, singles = 0;
+    for (const DefaultPolicy& one : default_policies(1)) {
+      Policy policy(one.text);
+      policy.above = one.above;
+      policy.up_to = one.up_to;
+      with_entropy += policy.runs_at(compression) && one.text.find("entropy") != std::string::npos;
+      singles += policy.runs_at(compression) && policy.kind() == std::string("single");
+    }
+    EXPECT_EQ(with_entropy, 2) << compression;
+    EXPECT_GE(singles, 8) << compression;
+  }
+}
+
 class ComparisonTest : public testing::Test {
  protected:
   void SetUp() override {

@@ -56,6 +56,24 @@ TEST(Fit, AStraightLineTakesFewCalls) {
   EXPECT_LE(calls, 5);
 }
 
+TEST(Fit, SlackSavesCallsAndStaysBelow) {
+  for (const long pins : {0L, 37L, 300L}) {
+    int exact_calls = 0, calls = 0;
+    const auto size = [&](int& count) {
+      return [&count, pins](double fraction) {
+        ++count;
+        return static_cast<std::size_t>(pins + std::floor(fraction * 4096) * 8.7);
+      };
+    };
+    const Fit exact = fit_fraction(size(exact_calls), 5000, 40000, 4096);
+    const Fit near = fit_fraction(size(calls), 5000, 40000, 4096, 0.002);
+    EXPECT_TRUE(near.fits);
+    EXPECT_LE(near.fraction, exact.fraction);
+    EXPECT_GE(near.fraction, 0.995 * exact.fraction);
+    EXPECT_LE(calls, exact_calls);
+  }
+}
+
 TEST(Parallel, EveryJobRunsOnce) {
   for (const int threads : {1, 2, 7}) {
     std::vector<std::atomic<int>> ran(100);

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT
 // EntropyWeight: where the budget goes, by a smooth weight of every head of the model.
 //
-// Formula:  the quota of a head is multiplied by exp(slope z), z = (H_k - mean) / deviation over all
-//           KV heads of the model, H_k the truncated matrix entropy of its queries
-//           (matrix_entropy.hpp). The library scales to the exact total.
+// Formula:  the quota of a KV head is multiplied by the mean of exp(slope z) over its query heads,
+//           z = (H_k - mean) / deviation over all query heads of the model, H_k the truncated matrix
+//           entropy of a head's queries (matrix_entropy.hpp). The library scales to the exact total.
 // Needs:    every query (or keys, or values, or a calibration file of the model).
 // Cost:     as UNComp.
 // Defaults: slope 1, k = d / 4. Not published: UNComp's measure (arXiv 2410.03090) without its
 //           groups, which are mild (quotas differ 5 times at most; here 50 times between z = -2 and
 //           2) and stay within a layer. On real text the split over all heads decides what can be
 //           copied from the context: examples/methods/uncomp.md.
-// Differs:  heads without a trusted entropy have z = 0, which is also the answer if all are equal.
+// Differs:  one query head that needs much is enough for its KV head: averaging entropies before the
+//           exponent hides it behind its neighbours (examples/methods/uncomp.md). Keys and values
+//           have one entropy a KV head. Heads without a trusted one have the factor of z = 0, which
+//           is also the answer if all are equal.
 #pragma once
 
 #include <cmath>
@@ -59,18 +62,22 @@ struct EntropyWeight {
     detail::measure_entropy("EntropyWeight", of, truncation, head, state);
   }
   void share(const Shape& shape, std::span<const State> measured, std::span<double> quota) const {
-    const std::vector<double> entropy = detail::head_entropies(shape, table, of, measured);
+    const std::vector<std::vector<double>> entropy = detail::entropies(shape, table, of, measured);
     double count = 0, sum = 0, squares = 0;
-    for (const double h : entropy)
-      if (!std::isnan(h)) ++count, sum += h;
+    for (const std::vector<double>& head : entropy)
+      for (const double h : head) ++count, sum += h;
     const double mean = count > 0 ? sum / count : 0;
-    for (const double h : entropy)
-      if (!std::isnan(h)) squares += (h - mean) * (h - mean);
+    for (const std::vector<double>& head : entropy)
+      for (const double h : head) squares += (h - mean) * (h - mean);
     const double deviation = count > 0 ? std::sqrt(squares / count) : 0;
     // Entropies that differ by rounding only are equal.
     if (!(deviation > 1e-6)) return;
-    for (std::size_t i = 0; i < entropy.size(); ++i)
-      if (!std::isnan(entropy[i])) quota[i] *= std::exp(slope * (entropy[i] - mean) / deviation);
+    for (std::size_t i = 0; i < entropy.size(); ++i) {
+      if (entropy[i].empty()) continue;
+      double factor = 0;
+      for (const double h : entropy[i]) factor += std::exp(slope * (h - mean) / deviation);
+      quota[i] *= factor / double(entropy[i].size());
+    }
   }
 };
 

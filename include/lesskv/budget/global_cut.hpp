@@ -3,8 +3,9 @@
 //
 // Formula:  the budget of the model, T rows, goes to the T largest scores of all heads; each head is
 //           first sure of its own alpha T / heads largest. GlobalCut<> cuts the scores by which rows
-//           stay; GlobalCut<KeyDiff> cuts the scores of another Scorer, counts, and leaves the rows
-//           to the one that is named beside it.
+//           stay: the counts are the quotas, whatever they were. GlobalCut<KeyDiff> cuts the scores
+//           of another Scorer and leaves the rows to the one that is named beside it: the counts are
+//           factors of the quotas, and multiply with those of other budgets in any order.
 // Needs:    scores that may be compared between all heads of the model: KeyDiff's cosine, ranks of
 //           the model. What the other Scorer needs, at the first compression.
 // Cost:     a selection in linear time: of own scores at each judgement, of another's once.
@@ -37,7 +38,7 @@ struct GlobalCut {
   static constexpr bool all_layers = true;
   struct State {
     std::vector<float> scores;  // until the cut was made
-    double part = 0;            // of the budget, once it was
+    double part = 0;            // of the budget, which is the factor, once it was
     state_of<By> of_by = {};
     std::size_t bytes() const {
       return scores.capacity() * sizeof(float) + detail::state_bytes(of_by);
@@ -78,10 +79,11 @@ struct GlobalCut {
           detail::cut_scores(scores, total, alpha * total / double(quota.size()));
       for (std::size_t i = 0; i < counts.size(); ++i) {
         measured[i].part = counts[i] / total;
-        measured[i].scores = {};
+        measured[i].scores = std::vector<float>();  // gives its memory back; = {} would not
       }
     }
-    for (std::size_t i = 0; i < quota.size(); ++i) quota[i] = total * measured[i].part;
+    // A product, which the library scales to the total: of equal quotas it makes the counts.
+    for (std::size_t i = 0; i < quota.size(); ++i) quota[i] *= measured[i].part;
   }
 };
 

@@ -2,9 +2,9 @@
 // The entropy of every head, as budgets by entropy measure it: of queries as they stream by, of the
 // keys or values held at the first compression, or from a calibration file.
 //
-// A KV head has the mean of its query heads. Queries are not kept: per query head the second
-// moments of unit rows are (matrix_entropy.hpp; 4 d^2 + 16 d bytes), until the budget is measured;
-// then they go and the entropy stays. Keys and values are there: two exact passes, the reference
+// A KV head has as many entropies of queries as it has query heads. Queries are not kept: per query
+// head the second moments of unit rows are (matrix_entropy.hpp; 4 d^2 + 16 d bytes), until the
+// budget is measured; then they go and the entropies stay. Keys and values are there: two exact passes, the reference
 // form. Entropies of fewer than 4 head_dim rows are not trusted: such a head has none. After
 // remeasure() of the cache, queries are gathered anew; until there are enough the old value stands.
 #pragma once
@@ -36,12 +36,12 @@ inline std::string entropy_table_name(EntropyOf of) {
 // State of one KV head.
 struct HeadEntropy {
   std::vector<UnitMoments> moments = {};  // one a query head, while queries are gathered
-  float entropy = 0;                      // in nats
-  bool known = false;
-  bool closed = false;  // measured: nothing more is gathered
+  std::vector<float> entropy = {};        // in nats, one a query head, or the one; none: not known
+  bool closed = false;                    // measured: nothing more is gathered
 
+  bool known() const { return !entropy.empty(); }
   std::size_t bytes() const {
-    std::size_t sum = moments.capacity() * sizeof(UnitMoments);
+    std::size_t sum = moments.capacity() * sizeof(UnitMoments) + entropy.capacity() * sizeof(float);
     for (const UnitMoments& one : moments) sum += one.bytes();
     return sum;
   }
@@ -66,24 +66,23 @@ inline void measure_entropy(const char* who, EntropyOf of, Index truncation, con
     const Rows& rows = of == EntropyOf::keys ? head.keys : head.values;
     if (rows.rows() < 4 * rows.cols()) return;
     const Index k = truncation > 0 ? truncation : default_truncation(rows.cols());
-    state.entropy = static_cast<float>(matrix_entropy(rows, k));
-    state.known = true;
+    state.entropy = {static_cast<float>(matrix_entropy(rows, k))};
     return;
   }
   if (state.moments.empty()) {
-    if (!state.known)
+    if (!state.known())
       fail("queries: ", who, " needs the queries of layer ", head.layer,
            "; call attend() or observe() after every append()");
     state.closed = false;  // asked again: gather anew
     return;
   }
-  double sum = 0;
-  for (const UnitMoments& one : state.moments) {
+  for (const UnitMoments& one : state.moments)
     if (one.seen() < 4 * one.dim()) return;
-    sum += one.entropy(truncation > 0 ? truncation : default_truncation(one.dim()));
-  }
-  state.entropy = static_cast<float>(sum / double(state.moments.size()));
-  state.known = state.closed = true;
+  state.entropy.clear();
+  for (const UnitMoments& one : state.moments)
+    state.entropy.push_back(static_cast<float>(
+        one.entropy(truncation > 0 ? truncation : default_truncation(one.dim()))));
+  state.closed = true;
   state.moments = std::vector<UnitMoments>();  // gives its memory back; = {} would not
 }
 
@@ -102,20 +101,33 @@ inline void check_truncation(const char* who, Index truncation, const Calibratio
          "' was made with ", data.truncation);
 }
 
-// Entropies of all KV heads; NaN where there is none.
-inline std::vector<double> head_entropies(const Shape& shape, const CalibrationFile& table,
-                                          EntropyOf of, std::span<const HeadEntropy> measured) {
-  std::vector<double> out(uz(shape.heads()), std::numeric_limits<double>::quiet_NaN());
+// Entropies of every KV head: of its query heads, or the one; none where none is known.
+inline std::vector<std::vector<double>> entropies(const Shape& shape, const CalibrationFile& table,
+                                                  EntropyOf of,
+                                                  std::span<const HeadEntropy> measured) {
+  std::vector<std::vector<double>> out(uz(shape.heads()));
   const Calibration::Table* own = table.empty() ? nullptr : table.data.find(entropy_table_name(of));
   for (Index i = 0; i < shape.heads(); ++i) {
     if (own) {
       const Index each = own->columns / shape.kv_heads;
-      double sum = 0;
-      for (Index g = 0; g < each; ++g) sum += own->values[uz(i * each + g)];
-      out[uz(i)] = sum / double(each);
-    } else if (measured[uz(i)].known) {
-      out[uz(i)] = double{measured[uz(i)].entropy};
+      const auto from = own->values.begin() + i * each;
+      out[uz(i)].assign(from, from + each);
+    } else {
+      out[uz(i)].assign(measured[uz(i)].entropy.begin(), measured[uz(i)].entropy.end());
     }
+  }
+  return out;
+}
+
+// Their means; NaN where there is none.
+inline std::vector<double> head_entropies(const Shape& shape, const CalibrationFile& table,
+                                          EntropyOf of, std::span<const HeadEntropy> measured) {
+  std::vector<double> out;
+  for (const std::vector<double>& head : entropies(shape, table, of, measured)) {
+    double sum = 0;
+    for (const double h : head) sum += h;
+    out.push_back(head.empty() ? std::numeric_limits<double>::quiet_NaN()
+                               : sum / double(head.size()));
   }
   return out;
 }
