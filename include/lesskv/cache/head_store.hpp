@@ -200,14 +200,14 @@ class HeadStore {
 
   // Bytes allocated, allocation bookkeeping included.
   std::size_t bytes() const {
-    std::size_t sum = blocks_.capacity() * sizeof(Block);
+    std::size_t sum = blocks_.capacity() * sizeof(Block) + codec_bytes();
     for (const Block& block : blocks_) sum += block_bytes(block.capacity, block.coded != 0);
     return sum;
   }
   // The same for a head of `rows` rows, its last block cut to size or whole; with a codec the first
   // `front` and the newest `open` of them exact.
   std::size_t bytes_for(Index rows, Index front, Index open, bool trimmed) const {
-    std::size_t sum = 0, count = 0;
+    std::size_t sum = codec_bytes(), count = 0;
     const auto add = [&](Index part, bool is_coded, bool cut) {
       sum += uz(part / block_rows) * block_bytes(block_rows, is_coded);
       count += uz((part + block_rows - 1) / block_rows);
@@ -358,6 +358,12 @@ class HeadStore {
     seal(staging);
   }
 
+  // Of codecs that only this head has.
+  std::size_t codec_bytes() const {
+    std::size_t sum = 0;
+    for (const auto& codec : {key_codec_, value_codec_}) sum += codec ? codec->own_bytes() : 0;
+    return sum;
+  }
   std::size_t key_bytes(Index capacity, bool is_coded) const {
     return uz(round_up(is_coded && key_codec_ ? static_cast<Index>(key_codec_->bytes(capacity))
                                               : capacity * key_dim_ * size_of(dtype_),

@@ -195,15 +195,8 @@ class KVCache {
   // Within bytes(): dictionaries and tables that any number of caches with the same codec share;
   // each counted once.
   std::size_t bytes_shared() const {
-    std::vector<const void*> counted;
     std::size_t sum = 0;
-    for (const auto& store : stores_)
-      for (const SideCodec* codec : {store.key_codec(), store.value_codec()}) {
-        if (!codec || codec->shared_bytes() == 0) continue;
-        if (std::find(counted.begin(), counted.end(), codec->identity()) != counted.end()) continue;
-        counted.push_back(codec->identity());
-        sum += codec->shared_bytes();
-      }
+    each_shared([&](const SideCodec& codec) { sum += codec.shared_bytes(); });
     return sum;
   }
 
@@ -264,7 +257,8 @@ class KVCache {
     std::size_t plan_bytes = 0;
     for (const HeadPlan& head : plan.heads)
       plan_bytes += head.kept.capacity() * sizeof(std::int32_t);
-    peak_bytes_ = std::max(peak_bytes_, bytes() + plan_bytes);
+    const auto encoders = hold_encoders();
+    peak_bytes_ = std::max(peak_bytes_, bytes() + plan_bytes + encoder_bytes());
     const bool trim = planner_.prefill();
     detail::run(planner_.executor(), shape().heads(), [&](Index i) {
       const HeadPlan& head = plan.heads[detail::uz(i)];
@@ -312,6 +306,32 @@ class KVCache {
       }
   }
 
+  // Tables of the codecs, for as long as blocks are encoded.
+  std::vector<std::shared_ptr<const void>> hold_encoders() const {
+    std::vector<std::shared_ptr<const void>> out;
+    each_shared([&](const SideCodec& codec) {
+      if (auto encoder = codec.encoder()) out.push_back(std::move(encoder));
+    });
+    return out;
+  }
+  std::size_t encoder_bytes() const {
+    std::size_t sum = 0;
+    each_shared([&](const SideCodec& codec) { sum += codec.encoder_bytes(); });
+    return sum;
+  }
+  // Codecs that share something, one for each of what they share.
+  template <class Visit>
+  void each_shared(Visit&& visit) const {
+    std::vector<const void*> seen;
+    for (const auto& store : stores_)
+      for (const SideCodec* codec : {store.key_codec(), store.value_codec()}) {
+        if (!codec || !codec->identity()) continue;
+        if (std::find(seen.begin(), seen.end(), codec->identity()) != seen.end()) continue;
+        seen.push_back(codec->identity());
+        visit(*codec);
+      }
+  }
+
   // Encodes the closed rows of a head, of those that stay.
   void seal(Index i, std::span<const std::int32_t> kept, bool all, Index closed, bool whole) {
     const int layer = static_cast<int>(i / shape().kv_heads),
@@ -331,6 +351,7 @@ class KVCache {
   }
   void seal() {
     const bool whole = planner_.prefill();
+    const auto encoders = hold_encoders();
     detail::run(planner_.executor(), shape().heads(), [&](Index i) {
       const int layer = static_cast<int>(i / shape().kv_heads),
                 head = static_cast<int>(i % shape().kv_heads);
