@@ -35,10 +35,15 @@ Comparison::Comparison(const Options& options)
     if (!(target >= 1 && target <= 1000))
       throw std::runtime_error("--compression must lie between 1 and 1000");
   policies_.emplace_back("exact");
-  for (const std::string& text :
-       options_.policies.empty() ? default_policies(options_.seed) : options_.policies) {
+  std::vector<std::string> specs = options_.policies;
+  if (specs.empty()) {
+    specs = default_policies(options_.seed);
+    if (!options_.dictionary.empty())
+      for (const std::string& spec : dictionary_policies()) specs.push_back(spec);
+  }
+  for (const std::string& text : specs) {
     try {
-      Policy policy(text);
+      Policy policy(text, options_.dictionary);
       policy.check(engine::cache_shape(model_));
       if (!policy.is_exact()) policies_.push_back(std::move(policy));
     } catch (const lesskv::Error& error) {

@@ -340,8 +340,7 @@ class KVCache {
     const Index rows = all ? store.rows() : static_cast<Index>(kept.size());
     const auto exact = planner_.exact_rows(layer, rows, closed);
     if (all) {
-      const Index waiting = store.uncoded(exact.front, rows - exact.open);
-      if (waiting == 0 || (!whole && waiting < detail::block_rows)) return;
+      if (!seals(i, closed, whole)) return;
       thread_local std::vector<std::int32_t> every;
       every.resize(detail::uz(rows));
       std::iota(every.begin(), every.end(), 0);
@@ -349,9 +348,25 @@ class KVCache {
     }
     store.compact(kept, exact.front, rows - exact.open, whole, planner_.position_data(layer, head));
   }
+  // Whether rows of a head of which all stay would be encoded now.
+  bool seals(Index i, Index closed, bool whole) const {
+    const detail::HeadStore& store = stores_[detail::uz(i)];
+    const auto exact =
+        planner_.exact_rows(static_cast<int>(i / shape().kv_heads), store.rows(), closed);
+    const Index waiting = store.uncoded(exact.front, store.rows() - exact.open);
+    return whole ? waiting > 0 : waiting >= detail::block_rows;
+  }
   void seal() {
     const bool whole = planner_.prefill();
+    bool any = false;
+    for (Index i = 0; i < shape().heads() && !any; ++i) {
+      const int layer = static_cast<int>(i / shape().kv_heads),
+                head = static_cast<int>(i % shape().kv_heads);
+      any = seals(i, planner_.judged_rows(layer, head), whole);
+    }
+    if (!any) return;
     const auto encoders = hold_encoders();
+    peak_bytes_ = std::max(peak_bytes_, bytes() + encoder_bytes());
     detail::run(planner_.executor(), shape().heads(), [&](Index i) {
       const int layer = static_cast<int>(i / shape().kv_heads),
                 head = static_cast<int>(i % shape().kv_heads);

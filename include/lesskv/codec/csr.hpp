@@ -37,6 +37,7 @@
 #include "../core/side_codec.hpp"
 #include "sparse/codec.hpp"
 #include "sparse/dictionary_set.hpp"
+#include "sparse/prompt.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -67,6 +68,7 @@ class SharedDictionaries {
   }
 
   const DictionarySet& set() const { return set_; }
+  bool encoding() const { return !coders_.expired(); }
   const Rotation& rotation() const { return rotation_; }
   std::size_t bytes() const { return sizeof(*this) + set_.bytes() + rotation_.bytes(); }
   // All tables together.
@@ -105,12 +107,18 @@ class SharedDictionaries {
   mutable std::weak_ptr<Coders> coders_;
 };
 
+// Atoms that every head takes from its own prompt, a side.
+struct PromptAtoms {
+  Index sampled = 0, guard = 0;
+  Index count() const { return sampled + guard; }
+};
+
 // One side of one head.
 class CsrCodec final : public SideCodec {
  public:
   CsrCodec(std::shared_ptr<const SharedDictionaries> shared, SparseFormat format, Side side,
-           int layer, int head)
-      : shared_(std::move(shared)) {
+           int layer, int head, PromptAtoms prompt = {})
+      : shared_(std::move(shared)), prompt_(prompt) {
     const DictionarySet& set = shared_->set();
     const bool keys = side == Side::keys;
     const auto& table = keys ? set.key_dictionary : set.value_dictionary;
@@ -120,6 +128,100 @@ class CsrCodec final : public SideCodec {
     codec_ = SparseCodec(format, keys ? set.keys(layer) : set.values(layer),
                          keys ? set.mean_of_keys(layer, head) : set.mean_of_values(layer, head));
     turned_ = keys && set.keys_before_rope;
+    set_code();
+  }
+  // The same with atoms of its own.
+  CsrCodec(const CsrCodec& from, std::vector<Dictionary> extended)
+      : shared_(from.shared_),
+        codec_(from.codec_.format(), std::move(extended), from.codec_.mean()),
+        turned_(from.turned_) {
+    set_code();
+  }
+  CsrCodec(const CsrCodec&) = delete;
+
+  std::size_t bytes(Index rows) const override { return codec_.block_bytes(codec_.dim(), rows); }
+  void encode(const float* rows, const std::uint32_t* positions, Index n,
+              void* block) const override {
+    if (turned_) {
+      static thread_local Floats scratch;
+      float* raw = scratch.reserve(kernel_block * codec_.dim());
+      std::memcpy(raw, rows, uz(n * codec_.dim()) * sizeof(float));
+      turn(raw, positions, n, -1);
+      rows = raw;
+    }
+    codec_.encode(rows, n, static_cast<std::byte*>(block), coders());
+  }
+  void gather(const void* block, const std::uint32_t*, std::span<const std::uint8_t> rows,
+              void* out) const override {
+    std::memset(out, 0, bytes(static_cast<Index>(rows.size())));
+    move(block, rows, out, 0);
+  }
+  bool move(const void* block, std::span<const std::uint8_t> rows, void* out,
+            Index at) const override {
+    codec_.move(static_cast<const std::byte*>(block), rows, static_cast<std::byte*>(out), at);
+    return true;
+  }
+  const SideCode& code() const override { return code_; }
+  std::size_t own_bytes() const override {
+    return sizeof(*this) + codec_.own_bytes() + dictionaries_.capacity() * sizeof(std::uint32_t);
+  }
+  bool adapts() const override { return prompt_.count() > 0; }
+  std::size_t adapted_bytes() const override {
+    std::size_t sum = 0;
+    for (int c = 0; adapts() && c < codec_.chunk_count(); ++c)
+      sum +=
+          uz(prompt_.count() * codec_.dictionary(c).dim() * size_of(codec_.dictionary(c).dtype()));
+    return sum;
+  }
+  // The newest rows, then those that are coded worst.
+  std::shared_ptr<const SideCodec> adapted(const float* rows, const std::uint32_t* positions,
+                                           Index n) const override {
+    const Index dim = codec_.dim(), part = codec_.dictionary(0).dim();
+    std::vector<float> raw(rows, rows + n * dim), chunk(uz(n * part));
+    if (turned_) turn(raw.data(), positions, n, -1);
+    std::vector<Dictionary> extended;
+    for (int c = 0; c < codec_.chunk_count(); ++c) {
+      for (Index i = 0; i < n; ++i)
+        for (Index k = 0; k < part; ++k) {
+          const Index at = c * part + k;
+          chunk[uz(i * part + k)] =
+              raw[uz(i * dim + at)] - (codec_.mean().empty() ? 0.f : codec_.mean()[uz(at)]);
+        }
+      Dictionary own = codec_.dictionary(c);
+      const std::vector<float> newest = sampled_atoms(chunk.data(), n, part, prompt_.sampled);
+      own = own.extended(newest.data(), static_cast<Index>(newest.size()) / part);
+      if (prompt_.guard > 0) {
+        PursuitOptions options;
+        options.steps = codec_.format().atoms / codec_.chunk_count();
+        options.method = codec_.format().method;
+        options.quantised = codec_.format().code == SparseCode::packed;
+        const std::vector<float> worst =
+            guard_atoms(Pursuit(own), chunk.data(), n, prompt_.guard, options);
+        own = own.extended(worst.data(), static_cast<Index>(worst.size()) / part);
+      }
+      extended.push_back(std::move(own));
+    }
+    return std::make_shared<const CsrCodec>(*this, std::move(extended));
+  }
+  std::size_t shared_bytes() const override { return shared_->bytes(); }
+  const void* identity() const override { return shared_.get(); }
+  std::shared_ptr<const void> encoder() const override {
+    if (!dictionaries_.empty()) return shared_->coders();
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<const SparseCodec::Coders> out = own_coders_.lock();
+    if (!out) own_coders_ = out = std::make_shared<const SparseCodec::Coders>(codec_.make_coders());
+    return out;
+  }
+  std::size_t encoder_bytes() const override { return shared_->encoder_bytes(); }
+
+  const SparseCodec& codec() const { return codec_; }
+  // Keys are multiplied without decoding if so many coded rows are attended to at once.
+  bool by_table(Index rows, Index query_rows) const {
+    return !turned_ && rows > 0 && codec_.table_pays(rows, query_rows);
+  }
+
+ private:
+  void set_code() {
     code_.context = this;
     code_.dim = codec_.dim();
     // A flag, the queries, and a table if there may be one.
@@ -133,43 +235,14 @@ class CsrCodec final : public SideCodec {
     code_.finish = &finish;
     code_.decode = &decode_rows;
   }
-  CsrCodec(const CsrCodec&) = delete;
-
-  std::size_t bytes(Index rows) const override { return codec_.block_bytes(codec_.dim(), rows); }
-  void encode(const float* rows, const std::uint32_t* positions, Index n,
-              void* block) const override {
-    const auto coders = shared_->coders();
-    SparseCodec::Coders own;
-    for (const std::uint32_t d : dictionaries_) own.push_back(coders->of(shared_->set(), d));
-    if (turned_) {
-      static thread_local Floats scratch;
-      float* raw = scratch.reserve(kernel_block * codec_.dim());
-      std::memcpy(raw, rows, uz(n * codec_.dim()) * sizeof(float));
-      turn(raw, positions, n, -1);
-      rows = raw;
-    }
-    codec_.encode(rows, n, static_cast<std::byte*>(block), own);
+  SparseCodec::Coders coders() const {
+    const std::shared_ptr<const void> held = encoder();
+    if (dictionaries_.empty()) return *static_cast<const SparseCodec::Coders*>(held.get());
+    SparseCodec::Coders out;
+    for (const std::uint32_t d : dictionaries_)
+      out.push_back(shared_->coders()->of(shared_->set(), d));
+    return out;
   }
-  void gather(const void* block, const std::uint32_t*, std::span<const std::uint8_t> rows,
-              void* out) const override {
-    codec_.gather(static_cast<const std::byte*>(block), rows, static_cast<std::byte*>(out));
-  }
-  const SideCode& code() const override { return code_; }
-  std::size_t own_bytes() const override {
-    return sizeof(*this) + codec_.own_bytes() + dictionaries_.capacity() * sizeof(std::uint32_t);
-  }
-  std::size_t shared_bytes() const override { return shared_->bytes(); }
-  const void* identity() const override { return shared_.get(); }
-  std::shared_ptr<const void> encoder() const override { return shared_->coders(); }
-  std::size_t encoder_bytes() const override { return shared_->encoder_bytes(); }
-
-  const SparseCodec& codec() const { return codec_; }
-  // Keys are multiplied without decoding if so many coded rows are attended to at once.
-  bool by_table(Index rows, Index query_rows) const {
-    return !turned_ && rows > 0 && codec_.table_pays(rows, query_rows);
-  }
-
- private:
   static const CsrCodec& of(const SideCode& code) {
     return *static_cast<const CsrCodec*>(code.context);
   }
@@ -228,9 +301,12 @@ class CsrCodec final : public SideCodec {
 
   std::shared_ptr<const SharedDictionaries> shared_;
   SparseCodec codec_;
-  std::vector<std::uint32_t> dictionaries_;  // of the set, one per chunk
-  bool turned_ = false;                      // coded before RoPE
+  std::vector<std::uint32_t> dictionaries_;  // of the set, one per chunk; none: its own atoms too
+  PromptAtoms prompt_;
+  bool turned_ = false;  // coded before RoPE
   SideCode code_{};
+  mutable std::mutex mutex_;
+  mutable std::weak_ptr<const SparseCodec::Coders> own_coders_;
 };
 
 }  // namespace detail
@@ -271,6 +347,8 @@ struct CSR {
   SparseCode format = SparseCode::packed;
   PursuitMethod pursuit = PursuitMethod::matching;
   Dictionaries dictionary = {};
+  Index sampled = 0;  // atoms that every head and side takes from its prompt: its newest rows
+  Index guard = 0;    // and those that are coded worst
 
   static constexpr std::string_view name = "csr";
   static constexpr std::string_view summary =
@@ -283,6 +361,9 @@ struct CSR {
     visit("value_atoms", self.value_atoms, "atoms of a value, if others than of a key");
     visit("format", self.format, "packed: 16 bits an atom and a norm; pairs: 32 (CSR); lexico: 24");
     visit("pursuit", self.pursuit, "matching (CSR), refit, or orthogonal (Lexico's)");
+    visit("sampled", self.sampled,
+          "newest rows of the prompt that each head and side adds as atoms");
+    visit("guard", self.guard, "worst-coded rows that it adds after them");
   }
 
   void check(const Shape& shape) const {
@@ -299,13 +380,16 @@ struct CSR {
            " channels; the model has ", shape.head_dim, " and ", shape.value_width());
     if (format == SparseCode::packed && pursuit != PursuitMethod::matching)
       fail("CSR::pursuit: packed codes are quantised in the loop of plain matching pursuit");
-    check_atoms("CSR::atoms", atoms, set.key_chunks(), set.keys(0));
+    if (sampled < 0 || sampled > most_prompt_atoms)
+      fail("CSR::sampled is ", sampled, "; 0 to ", most_prompt_atoms, " are possible");
+    if (guard < 0 || guard > most_prompt_atoms)
+      fail("CSR::guard is ", guard, "; 0 to ", most_prompt_atoms, " are possible");
+    if (value_atoms < 0) fail("CSR::value_atoms is ", value_atoms, "; it must not be negative");
     for (int layer = 0; layer < set.layers; ++layer) {
       check_atoms("CSR::atoms", atoms, set.key_chunks(), set.keys(layer));
       check_atoms(value_atoms > 0 ? "CSR::value_atoms" : "CSR::atoms",
                   value_atoms > 0 ? value_atoms : atoms, set.value_chunks(), set.values(layer));
     }
-    if (value_atoms < 0) fail("CSR::value_atoms is ", value_atoms, "; it must not be negative");
   }
   std::shared_ptr<const SideCodec> codec(Side side, int dim, int layer, int head) const {
     SparseFormat of;
@@ -313,22 +397,28 @@ struct CSR {
     of.atoms = side == Side::values && value_atoms > 0 ? value_atoms : atoms;
     of.method = pursuit;
     static_cast<void>(dim);
-    return std::make_shared<const detail::CsrCodec>(dictionary.shared(), of, side, layer, head);
+    return std::make_shared<const detail::CsrCodec>(dictionary.shared(), of, side, layer, head,
+                                                    detail::PromptAtoms{sampled, guard});
   }
 
  private:
+  static constexpr Index most_prompt_atoms = 16384;
+
   void check_atoms(const char* who, int count, int chunks,
                    const std::vector<Dictionary>& dictionaries) const {
     if (count < 1 || count / chunks > Pursuit::most_steps || count % chunks != 0)
       fail(who, " is ", count, "; it must be a multiple of the ", chunks,
            " chunks of a row, at least 1 and at most ", Pursuit::most_steps, " for each");
-    if (format != SparseCode::packed) return;
     for (const Dictionary& d : dictionaries) {
+      if (d.size() + sampled + guard > Dictionary::most_atoms)
+        fail("CSR::sampled and CSR::guard: ", d.size() + sampled + guard, " atoms; the most is ",
+             Dictionary::most_atoms);
+      if (format != SparseCode::packed) continue;
       if (d.stages() < count / chunks)
         fail(who, " is ", count, "; the dictionary has levels of packed coefficients for ",
              d.stages() * chunks);
-      if (SparseCodec::word_bits(d) > 16)
-        fail("CSR::format: ", d.size(), " atoms and ", d.levels(),
+      if (SparseCodec::word_bits(d, sampled + guard) > 16)
+        fail("CSR::format: ", d.size() + sampled + guard, " atoms and ", d.levels(),
              " levels do not fit into the 16 bits of a packed code");
     }
   }

@@ -40,6 +40,14 @@ class SideCodec {
     }
     encode(plain.data(), at.data(), n, out);
   }
+  // Rows of a block (ascending) behind the first `at` rows of another, codes as they are. False: the
+  // code of a row depends on its block; nothing was done.
+  virtual bool move(const void* block, std::span<const std::uint8_t> rows, void* out,
+                    Index at) const {
+    static_cast<void>(block), static_cast<void>(rows), static_cast<void>(out);
+    static_cast<void>(at);
+    return false;
+  }
   // How attention reads it. The functions that it names are of this machine's instruction set.
   virtual const SideCode& code() const = 0;
   // Memory of a codec that one head alone has.
@@ -51,6 +59,16 @@ class SideCodec {
   // blocks are encoded. Its bytes are of all codecs of that identity together.
   virtual std::shared_ptr<const void> encoder() const { return nullptr; }
   virtual std::size_t encoder_bytes() const { return 0; }
+  // A codec that learns from the sequence: before a head encodes its first rows, it is shown all
+  // that are closed by then, [n][dim], and gives the codec that this head has from now on. Null: it
+  // does not. adapted_bytes: what own_bytes() grows by at most.
+  virtual bool adapts() const { return false; }
+  virtual std::shared_ptr<const SideCodec> adapted(const float* rows,
+                                                   const std::uint32_t* positions, Index n) const {
+    static_cast<void>(rows), static_cast<void>(positions), static_cast<void>(n);
+    return nullptr;
+  }
+  virtual std::size_t adapted_bytes() const { return 0; }
 
   void decode(const void* block, const std::uint32_t* positions, Index first, Index count,
               float* out) const {

@@ -68,15 +68,17 @@ class SparseCodec {
   int chunk_count() const { return static_cast<int>(chunks_.size()); }
   const Dictionary& dictionary(int chunk) const { return chunks_[static_cast<std::size_t>(chunk)]; }
   std::span<const float> mean() const { return mean_; }
-  // Memory beside the object and its dictionaries.
+  // Memory beside the object and what its dictionaries share.
   std::size_t own_bytes() const {
-    return chunks_.capacity() * sizeof(Dictionary) + mean_.capacity() * sizeof(float) +
-           first_atom_.capacity() * sizeof(Index);
+    std::size_t sum = chunks_.capacity() * sizeof(Dictionary) + mean_.capacity() * sizeof(float) +
+                      first_atom_.capacity() * sizeof(Index);
+    for (const Dictionary& chunk : chunks_) sum += chunk.own_bytes();
+    return sum;
   }
   // Of a packed code: what names an atom, and its level.
-  static int word_bits(const Dictionary& dictionary) {
+  static int word_bits(const Dictionary& dictionary, Index more_atoms = 0) {
     int index = 0, level = 0;
-    while (Index{1} << index < dictionary.size()) ++index;
+    while (Index{1} << index < dictionary.size() + more_atoms) ++index;
     while (1 << level < dictionary.levels()) ++level;
     return index + level;
   }
@@ -157,17 +159,19 @@ class SparseCodec {
     }
   }
 
-  // Rows of a block into a new one, codes moved as they are. Not with a tolerance.
-  void gather(const std::byte* block, std::span<const std::uint8_t> rows, std::byte* out) const {
+  // Rows of a block behind the first `first` rows of another, codes as they are. Not with a
+  // tolerance.
+  void move(const std::byte* block, std::span<const std::uint8_t> rows, std::byte* out,
+            Index first) const {
     if (varies()) fail("SparseCodec::tolerance: rows of varying length do not move");
-    std::memset(out, 0, block_bytes(dim(), static_cast<Index>(rows.size())));
     const bool packed = format_.code == SparseCode::packed;
     const Index wide = format_.atoms + (packed ? chunk_count() : 0);  // columns of 16 bits
     const Index width = packed ? 0 : static_cast<Index>(entry_bytes()) - 2;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const std::byte* from = tile_of(block, Index{rows[i]});
-      std::byte* to = tile_of(out, static_cast<Index>(i));
-      const Index a = rows[i] % tile, b = static_cast<Index>(i) % tile;
+      const Index target = first + static_cast<Index>(i);
+      std::byte* to = tile_of(out, target);
+      const Index a = rows[i] % tile, b = target % tile;
       for (Index s = 0; s < wide; ++s)
         put16(to + 2 * (s * tile + b), get16(from + 2 * (s * tile + a)));
       from += 2 * tile * wide;
