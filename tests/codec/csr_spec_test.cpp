@@ -33,7 +33,7 @@ TEST(CSR, TextForm) {
        KVCache(shape, Keep{.sinks = 4}, Keys{typed}, Values{LloydMax{.bits = 2}}));
   same("values(" + csr + ")", KVCache(shape, Keep{.sinks = 4}, Values{typed}));
   EXPECT_EQ(parse_spec("keys(lm(bits=2))+values(int)").to_string(),
-            "exact+keys(lm(bits=2))+values(int)");
+            "keep(sinks=4)+keys(lm(bits=2))+values(int)");
   bool listed = false;
   for (const MethodInfo& method : list_methods())
     if (method.name == "csr") listed = method.role == "codec";

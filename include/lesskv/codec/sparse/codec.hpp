@@ -146,9 +146,13 @@ class SparseCodec {
   void decode(const std::byte* block, Index n, Index first, Index count, float* out) const {
     const PursuitKernels& kernels = pursuit_kernels();
     Work& work = scratch();
-    for (Index i = 0; i < count; ++i)
-      for (int c = 0; c < dim(); ++c)
-        out[i * dim() + c] = mean_.empty() ? 0.f : mean_[static_cast<std::size_t>(c)];
+    const std::size_t width = static_cast<std::size_t>(dim()) * sizeof(float);
+    for (Index i = 0; i < count; ++i) {
+      if (mean_.empty())
+        std::memset(out + i * dim(), 0, width);
+      else
+        std::memcpy(out + i * dim(), mean_.data(), width);
+    }
     // Rows of tiles can be read alone.
     const Index from = varies() ? 0 : first, have = varies() ? n : count;
     for (int chunk = 0; chunk < chunk_count(); ++chunk) {
@@ -462,31 +466,46 @@ class SparseCodec {
     std::uint16_t* index = work.slot_index.data();
     float* value = work.slot_value.data();
     if (varies()) return read_counted(block, n, chunk, index, value);
-    const bool packed = format_.code == SparseCode::packed;
-    const Index width = packed ? 0 : static_cast<Index>(entry_bytes()) - 2;
-    const Dictionary& d = dictionary(chunk);
-    const unsigned mask = (1u << index_bits_) - 1;
     for (Index done = 0; done < n;) {
       const Index row = (first + done) % tile, count = std::min(tile - row, n - done);
       const std::byte* at = tile_of(block, first + done);
-      const std::byte* values = at + 2 * tile * format_.atoms;
-      float norm[tile];
-      if (packed)
-        for (Index i = 0; i < count; ++i)
-          norm[i] = to_float(f16{get16(values + 2 * (chunk * tile + row + i))});
-      for (Index s = 0; s < steps; ++s) {
-        const Index slot = (chunk * steps + s) * tile + row;
-        for (Index i = 0; i < count; ++i) {
-          const unsigned word = get16(at + 2 * (slot + i));
-          const Index to = s * n + done + i;
-          index[to] = static_cast<std::uint16_t>(packed ? word & mask : word);
-          value[to] = packed ? d.level_table()[s * d.levels() + (word >> index_bits_)] * norm[i]
-                             : get_value(values + width * (slot + i));
-        }
-      }
+      if (format_.code == SparseCode::packed)
+        read_packed(at, row, count, chunk, n, index + done, value + done);
+      else
+        read_entries(at, row, count, chunk, n, index + done, value + done);
       done += count;
     }
     return steps;
+  }
+  // Rows [row, row + count) of a tile, to [slot][n].
+  void read_packed(const std::byte* at, Index row, Index count, int chunk, Index n,
+                   std::uint16_t* index, float* value) const {
+    const Dictionary& d = dictionary(chunk);
+    const Index steps = format_.atoms / chunk_count(), level_count = d.levels();
+    const float* levels = d.level_table();
+    const unsigned mask = (1u << index_bits_) - 1, bits = static_cast<unsigned>(index_bits_);
+    float norm[tile];
+    kernels().to_f32(DType::f16, at + 2 * ((format_.atoms + chunk) * tile + row), norm, count);
+    const std::byte* words = at + 2 * (chunk * steps * tile + row);
+    for (Index s = 0; s < steps; ++s, words += 2 * tile, levels += level_count)
+      for (Index i = 0; i < count; ++i) {
+        const unsigned word = get16(words + 2 * i);
+        index[s * n + i] = static_cast<std::uint16_t>(word & mask);
+        value[s * n + i] = levels[word >> bits] * norm[i];
+      }
+  }
+  void read_entries(const std::byte* at, Index row, Index count, int chunk, Index n,
+                    std::uint16_t* index, float* value) const {
+    const Index steps = format_.atoms / chunk_count();
+    const std::byte* values = at + 2 * tile * format_.atoms;
+    for (Index s = 0; s < steps; ++s) {
+      const Index slot = (chunk * steps + s) * tile + row;
+      for (Index i = 0; i < count; ++i) index[s * n + i] = get16(at + 2 * (slot + i));
+      if (format_.code == SparseCode::pairs)
+        kernels().to_f32(DType::f16, values + 2 * slot, value + s * n, count);
+      else
+        for (Index i = 0; i < count; ++i) value[s * n + i] = get_value(values + slot + i);
+    }
   }
   Index read_counted(const std::byte* block, Index n, int chunk, std::uint16_t* index,
                      float* value) const {
