@@ -106,19 +106,19 @@ void attend_codes(benchmark::State& state) {
   codec.encode(rows.data(), n, coded.data(), coders);
   for (Index b = 1; b < blocks; ++b)
     std::copy_n(coded.data(), bytes, coded.data() + static_cast<std::size_t>(b) * bytes);
-  std::vector<float> table(static_cast<std::size_t>(size * R)), sums(table.size()), base(R),
-      total(R), logits(R * n), out(R * dim), dense(n * dim);
+  std::vector<float> table(static_cast<std::size_t>(codec.table_width() * R)), sums(table.size()),
+      logits(R * n), out(R * dim), dense(n * dim);
   std::vector<double> by_table, by_decoding;
   for (auto _ : state) {
     const double start = now();
-    codec.make_table(queries.data(), R, table.data(), base.data());
+    codec.make_table(queries.data(), R, table.data());
     std::fill(sums.begin(), sums.end(), 0.f);
     for (Index b = 0; b < blocks; ++b) {
       const std::byte* block = coded.data() + static_cast<std::size_t>(b) * bytes;
-      codec.scores(block, n, table.data(), base.data(), R, logits.data(), n);
-      codec.add(block, n, logits.data(), n, R, sums.data(), total.data());
+      codec.scores(block, n, table.data(), R, logits.data(), n);
+      codec.add(block, n, logits.data(), n, R, sums.data());
     }
-    codec.finish(sums.data(), total.data(), R, out.data());
+    codec.finish(sums.data(), R, out.data());
     benchmark::DoNotOptimize(out.data());
     const double between = now();
     for (Index b = 0; b < blocks; ++b) {

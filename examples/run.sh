@@ -13,6 +13,8 @@
 #   --score N        tokens behind them that are compared with the exact cache                     (256)
 #   --policy SPEC    e.g. 'keep(fraction=0.25,sinks=16)+lagkv(lag=128)'; with an amount it runs once, without one at
 #                    every compression; 'list' prints all names, parameters and published pins
+#   --dictionary F   what dictionary=default in a policy stands for; default: one that is trained on other text, once, in
+#                    under 3 minutes, if a policy names it or (without --quick) no policy is given
 #   --compression X  bytes of the exact f16 cache / bytes held                                    (4 8 16)
 #   --passkey N      texts with five pass keys each                                                (2)
 #   --threads N      policies that run at the same time                                            (all cores)
@@ -27,18 +29,22 @@ build=${LESSKV_BUILD_DIR:-$root/build/run}
 cache=${LESSKV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LESSKV_CACHE}/.cache}/lesskv}
 
 # Only what changes what is fetched is looked at here; the program checks all of it.
-quick=false list=false model="" texts=false context=false
+quick=false list=false model="" texts=false context=false dictionary="" train=false policies=false
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '3,24s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,26s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --quick) quick=true; shift; continue ;;
     --model=*) model=${1#*=}; shift; continue ;;
     --model) model=${2:?--model needs a file}; shift 2; continue ;;
+    --dictionary=*) dictionary=${1#*=}; shift; continue ;;
+    --dictionary) dictionary=${2:?--dictionary needs a file}; shift 2; continue ;;
+    *dictionary=default*) train=true; policies=true ;;
     --text | --text=*) texts=true ;;
     --context | --context=*) context=true ;;
     --policy=list) list=true ;;
-    --policy) [ "${2:-}" != list ] || list=true ;;
+    --policy) policies=true; [ "${2:-}" != list ] || list=true ;;
+    --policy=*) policies=true ;;
   esac
   arguments+=("$1")
   shift
@@ -59,6 +65,17 @@ program=$build/examples/compare/compare
 if $list; then exec "$program" --policy list; fi
 
 if [ -z "$model" ]; then model=$("$here/get_model.sh"); fi
+if [ -z "$dictionary" ] && { $train || ! $policies; }; then
+  dictionary=$cache/$(basename "$model" .gguf).lesskvd
+  if [ ! -f "$dictionary" ]; then
+    if $quick && ! $train; then
+      dictionary=""  # the rows that need one are left out
+    else
+      "$here/train_dictionary/train.sh" --model "$model" --output "$dictionary" >/dev/null
+    fi
+  fi
+fi
+[ -z "$dictionary" ] || arguments+=(--dictionary "$dictionary")
 if ! $texts; then
   names=(handbook kjv jsonhpp)
   ! $quick || names=(handbook)

@@ -37,10 +37,14 @@ Comparison::Comparison(const Options& options)
   policies_.emplace_back("exact");
   std::vector<DefaultPolicy> wanted;
   for (const std::string& text : options_.policies) wanted.push_back({text});
-  if (wanted.empty()) wanted = default_policies(options_.seed);
+  if (wanted.empty()) {
+    wanted = default_policies(options_.seed);
+    if (!options_.dictionary.empty())
+      for (const std::string& spec : dictionary_policies()) wanted.push_back({spec});
+  }
   for (const auto& [text, above, up_to] : wanted) {
     try {
-      Policy policy(text);
+      Policy policy(text, options_.dictionary);
       policy.above = above;
       policy.up_to = up_to;
       policy.check(engine::cache_shape(model_));

@@ -17,7 +17,7 @@
 namespace compare {
 
 struct Options {
-  std::string model, model_sha256;
+  std::string model, model_sha256, dictionary;
   std::vector<std::string> texts, policies;
   std::vector<double> compressions = {4, 8, 16};
   Index context = 4096, score = 256;

@@ -20,8 +20,22 @@ struct Policy {
   lesskv::PolicySpec spec;
   double above = 0, up_to = std::numeric_limits<double>::infinity();  // compressions it runs at
 
-  // Throws lesskv::Error naming the place in the text.
-  explicit Policy(std::string written) : text(std::move(written)), spec(lesskv::parse_spec(text)) {}
+  // "dictionary=default" stands for `dictionary`. Throws lesskv::Error naming the place in the text.
+  explicit Policy(std::string written, const std::string& dictionary = {})
+      : text(std::move(written)), spec(lesskv::parse_spec(with_dictionary(text, dictionary))) {}
+
+  static std::string with_dictionary(std::string text, const std::string& dictionary) {
+    const std::string_view name = "dictionary=", word = "default";
+    for (std::size_t at = 0; (at = text.find(name, at)) != std::string::npos;) {
+      at += name.size();
+      const std::size_t end = text.find_first_of(",)", at);
+      if (text.substr(at, end == std::string::npos ? end : end - at) != word) continue;
+      if (dictionary.empty())
+        lesskv::fail("CSR::dictionary: there is no default; give --dictionary FILE");
+      text.replace(at, word.size(), dictionary);
+    }
+    return text;
+  }
 
   // Fails for what no cache of this shape takes, whatever is cached: a wrong parameter, a fraction
   // beyond 1. A limit that is merely too small gives a row that says so.
@@ -184,6 +198,15 @@ inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
   return out;
 }
 
+// Beside the scalar codecs of the same bits, where a dictionary is at hand: 1, 2 and 4 bits a number
+// at 64 channels; the paper's own form at 4 (16-bit coefficients, 2 chunks aside); coded keys with
+// scalar values.
+inline std::vector<std::string> dictionary_policies() {
+  return {"csr(atoms=3,dictionary=default)", "csr(atoms=7,dictionary=default)",
+          "csr(atoms=15,dictionary=default)", "csr(atoms=8,format=pairs,dictionary=default)",
+          "keys(csr(atoms=7,dictionary=default))+values(lm(bits=2))"};
+}
+
 // What --policy list prints.
 inline std::string list_policies() {
   std::string out =
@@ -194,6 +217,7 @@ inline std::string list_policies() {
       "shared=head|layer|model\n";
   out += "store     dtype=f32|f16|bf16\n";
   out += "exact     everything stays\n";
+  out += "keys, values  a codec for one side: keys(lm(bits=4))+values(lm(bits=3))\n";
   for (const lesskv::MethodInfo& method : lesskv::list_methods()) {
     out += "\n" + method.name + " (" + method.role + ")  " + method.summary + "\n";
     std::string pins;

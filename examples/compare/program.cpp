@@ -44,6 +44,9 @@ int program(int argc, const char* const* argv) {
       ->check(CLI::ExistingFile);
   app.add_option("--policy", options.policies,
                  "a policy as make_cache takes it; 'list' prints all names and parameters");
+  app.add_option("--dictionary", options.dictionary,
+                 "file of train_dictionary that 'dictionary=default' in a policy stands for")
+      ->check(CLI::ExistingFile);
   app.add_option("--compression", options.compressions,
                  "bytes of the exact cache / bytes, for policies without an amount")
       ->check(CLI::Range(1.0, 1000.0));

@@ -97,6 +97,7 @@ void run(Arguments& a) {
   a.collect.before_rope = a.set.keys_before_rope = !a.after_rope;
   a.collect.means = a.set.means = !a.no_means;
   a.collect.threads = a.set.threads;
+  a.set.rope_frequencies = model.frequencies();
   if (a.resume != "no") a.set.state = a.output + ".state";
   a.set.source = source_of(a, tokens);
 

@@ -180,6 +180,7 @@ Index atoms_that_fit(const Collected& vectors, const SetOptions& options) {
   const std::size_t rest =
       (options.means ? heads * dims * sizeof(float) : 0) +
       static_cast<std::size_t>(options.key_chunks + options.value_chunks) * layers * 4 +
+      options.rope_frequencies.size() * sizeof(double) +
       dictionaries * static_cast<std::size_t>(options.stages * options.levels) * sizeof(float);
   // An atom of every group: together the width of a key and a value each.
   const std::size_t each = 2 * static_cast<std::size_t>(options.key_groups * vectors.keys.dim +
@@ -276,6 +277,7 @@ TrainedSet train_set(const Collected& vectors, const SetOptions& options,
   out.set.layers = vectors.keys.layers;
   out.set.kv_heads = vectors.keys.heads;
   out.set.keys_before_rope = options.keys_before_rope;
+  out.set.rope_frequencies = options.rope_frequencies;
   if (options.means) {
     out.set.key_mean = vectors.keys.mean;
     out.set.value_mean = vectors.values.mean;

@@ -19,6 +19,7 @@ struct SetOptions {
   int key_chunks = 1, value_chunks = 1;
   std::size_t max_bytes = std::size_t{1} << 20;
   bool keys_before_rope = true;
+  std::vector<double> rope_frequencies;  // of the model; written into the file
   bool means = true;
   int stages = 15, levels = 64;
   int threads = 1;

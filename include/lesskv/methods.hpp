@@ -11,6 +11,7 @@
 #include "budget/table.hpp"
 #include "budget/uncomp.hpp"
 #include "budget/zigzag.hpp"
+#include "codec/csr.hpp"
 #include "codec/int_code.hpp"
 #include "codec/lloyd_max.hpp"
 #include "score/h2o.hpp"
@@ -29,9 +30,9 @@ LESSKV_BEGIN_NAMESPACE
 template <class... Ps>
 struct MethodList {};
 
-using Methods =
-    MethodList<AdaKV, EntropyWeight, GlobalCut<>, H2O, IntCode, KeyDiff, KeyNorm, LagKV, LloydMax,
-               PyramidKV, Random, SnapKV, StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
+using Methods = MethodList<AdaKV, CSR, EntropyWeight, GlobalCut<>, H2O, IntCode, KeyDiff, KeyNorm,
+                           LagKV, LloydMax, PyramidKV, Random, SnapKV, StreamingLLM, TableBudget,
+                           TOVA, UNComp, ZigZagKV>;
 
 // Scorers made of Scorers, and of how many at least and at most.
 template <template <class...> class C, int least, int most>

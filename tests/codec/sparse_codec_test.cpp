@@ -169,13 +169,13 @@ TEST(SparseCodec, AttentionIsDecodeThenAttend) {
       const std::vector<std::byte> block = encode(codec, random_rows(n, 64, 6));
       const std::vector<float> rows = decode(codec, block, n);
       const std::vector<float> queries = random_rows(R, 64, 7), weights = random_rows(R, n, 8);
-      std::vector<float> table(static_cast<std::size_t>(codec.table_rows() * R)),
-          sums(table.size()), base(static_cast<std::size_t>(R)), total(base.size()),
-          scores(static_cast<std::size_t>(R * 64)), out(static_cast<std::size_t>(R * 64));
-      codec.make_table(queries.data(), R, table.data(), base.data());
-      codec.scores(block.data(), n, table.data(), base.data(), R, scores.data(), 64);
-      codec.add(block.data(), n, weights.data(), n, R, sums.data(), total.data());
-      codec.finish(sums.data(), total.data(), R, out.data());
+      std::vector<float> table(static_cast<std::size_t>(codec.table_width() * R)),
+          sums(table.size()), scores(static_cast<std::size_t>(R * 64)),
+          out(static_cast<std::size_t>(R * 64));
+      codec.make_table(queries.data(), R, table.data());
+      codec.scores(block.data(), n, table.data(), R, scores.data(), 64);
+      codec.add(block.data(), n, weights.data(), n, R, sums.data());
+      codec.finish(sums.data(), R, out.data());
       for (Index r = 0; r < R; ++r) {
         std::vector<double> want(64, 0.0);
         for (Index i = 0; i < n; ++i) {

@@ -34,6 +34,8 @@ DictionarySet example() {
   set.value_dictionary = {1, 2, 1, 1, 2, 2};
   set.key_mean = random_rows(6, 8, 4);
   set.value_mean = random_rows(6, 8, 5);
+  set.rope_frequencies = {1, 0.1, 0.01};
+  set.rope_layout = Rope::Layout::interleaved;
   return set;
 }
 
@@ -54,6 +56,8 @@ void expect_equal(const DictionarySet& a, const DictionarySet& b) {
   EXPECT_EQ(a.value_dictionary, b.value_dictionary);
   EXPECT_EQ(a.key_mean, b.key_mean);
   EXPECT_EQ(a.value_mean, b.value_mean);
+  EXPECT_EQ(a.rope_frequencies, b.rope_frequencies);
+  EXPECT_EQ(a.rope_layout, b.rope_layout);
   ASSERT_EQ(a.dictionaries.size(), b.dictionaries.size());
   for (std::size_t i = 0; i < a.dictionaries.size(); ++i) {
     const Dictionary &x = a.dictionaries[i], &y = b.dictionaries[i];
@@ -98,8 +102,8 @@ TEST(DictionaryFile, ComesBack) {
   EXPECT_EQ(back.value_chunks(), 2);
   EXPECT_EQ(back.values(0)[1].size(), 10);
   EXPECT_EQ(back.mean_of_keys(2, 1)[0], set.key_mean[40]);
-  // What is held: atoms, levels, means, tables.
-  EXPECT_EQ(back.bytes(), 20u * 8 * 2 + 9 * 4 * 2 + 10 * 4 * 4 + 8 * 4 + 2 * 48 * 4 + 9 * 4);
+  // What is held: atoms, levels, means, tables, frequencies.
+  EXPECT_EQ(back.bytes(), 20u * 8 * 2 + 9 * 4 * 2 + 10 * 4 * 4 + 8 * 4 + 2 * 48 * 4 + 9 * 4 + 3 * 8);
   // Without means, after RoPE.
   DictionarySet plain = set;
   plain.key_mean.clear();
@@ -200,6 +204,9 @@ TEST(DictionaryFile, SaysWhatIsWrong) {
   set = example();
   set.key_mean.pop_back();
   expect(message([&] { set.serialise(); }), "means of keys");
+  set = example();
+  set.rope_frequencies.resize(5);
+  expect(message([&] { set.serialise(); }), "5 frequencies of a rotation of 8 channels");
   set = example();
   set.dictionaries[0] = set.dictionaries[0].extended(random_atoms(1, 8, 9).data(), 1);
   expect(message([&] { set.serialise(); }), "prompt");

@@ -146,6 +146,11 @@ class HeadStore {
   // otherwise only full blocks are sealed and the rest waits. positions: of the rows before.
   void compact(std::span<const std::int32_t> kept, Index front, Index closed, bool whole,
                const std::uint32_t* positions) {
+    if ((key_codec_ && key_codec_->adapts()) || (value_codec_ && value_codec_->adapts()))
+      adapt(kept.subspan(uz(std::min(front, static_cast<Index>(kept.size())))), closed - front,
+            positions);
+    const auto key_encoder = key_codec_ ? key_codec_->encoder() : nullptr,
+               value_encoder = value_codec_ ? value_codec_->encoder() : nullptr;
     std::vector<Block> old = std::move(blocks_);
     blocks_.clear();
     blocks_.reserve(old.size() + 2);
@@ -200,14 +205,15 @@ class HeadStore {
 
   // Bytes allocated, allocation bookkeeping included.
   std::size_t bytes() const {
-    std::size_t sum = blocks_.capacity() * sizeof(Block);
+    std::size_t sum = blocks_.capacity() * sizeof(Block) + codec_bytes();
     for (const Block& block : blocks_) sum += block_bytes(block.capacity, block.coded != 0);
     return sum;
   }
   // The same for a head of `rows` rows, its last block cut to size or whole; with a codec the first
   // `front` and the newest `open` of them exact.
   std::size_t bytes_for(Index rows, Index front, Index open, bool trimmed) const {
-    std::size_t sum = 0, count = 0;
+    std::size_t sum = codec_bytes(), count = 0;
+    for (const auto& codec : {key_codec_, value_codec_}) sum += codec ? codec->adapted_bytes() : 0;
     const auto add = [&](Index part, bool is_coded, bool cut) {
       sum += uz(part / block_rows) * block_bytes(block_rows, is_coded);
       count += uz((part + block_rows - 1) / block_rows);
@@ -269,6 +275,25 @@ class HeadStore {
     }
   };
 
+  // Shows the first `n` of the kept rows to codecs that want to learn from them.
+  void adapt(std::span<const std::int32_t> kept, Index n, const std::uint32_t* positions) {
+    n = std::min(n, static_cast<Index>(kept.size()));
+    if (n <= 0) return;
+    Floats rows;
+    std::vector<std::uint32_t> at(uz(n));
+    for (Index i = 0; i < n; ++i) at[uz(i)] = positions[kept[uz(i)]];
+    const auto learn = [&](std::shared_ptr<const SideCodec>& codec, int dim, bool keys) {
+      if (!codec || !codec->adapts()) return;
+      float* to = rows.reserve(n * dim);
+      for (Index i = 0; i < n; ++i)
+        read(kept[uz(i)], 1, keys ? to + i * dim : nullptr, keys ? nullptr : to + i * dim,
+             positions);
+      if (auto own = codec->adapted(to, at.data(), n)) codec = std::move(own);
+    };
+    learn(key_codec_, key_dim_, true);
+    learn(value_codec_, value_dim_, false);
+  }
+
   // What is staged becomes exact rows, or a coded block if it is closed and full, or may be short.
   void flush(Staging& staging, bool whole, bool closed) {
     if (staging.count == 0) return;
@@ -297,8 +322,8 @@ class HeadStore {
     blocks_.push_back(std::move(block));
   }
   // A coded block of which the rows `part` of all `kept` stay. Codes are moved, not made anew, where
-  // the codec can; only when two neighbours fit into one block and one of them is less than half
-  // full are both encoded again, so that a row goes through that a few times at most.
+  // the codec can. Two neighbours become one when they fit into one block and one of them is less
+  // than half full: codes that depend on their block are then made anew, a few times at most.
   void push_coded(Block& block, std::span<const std::int32_t> kept,
                   std::span<const std::int32_t> part, const std::uint32_t* positions) {
     const Index first = rows(), n = static_cast<Index>(part.size());
@@ -333,31 +358,57 @@ class HeadStore {
   // The rows `part` of a block join the newest block.
   void merge(const Block& block, std::span<const std::int32_t> kept,
              std::span<const std::int32_t> part, const std::uint32_t* positions) {
-    Staging staging(key_dim_, value_dim_);
-    const auto add = [&](const Block& from, Index at, std::uint32_t position,
-                         const std::uint32_t* of_block) {
-      float* k = staging.keys.data() + staging.count * key_dim_;
-      float* v = staging.values.data() + staging.count * value_dim_;
-      if (key_codec_)
-        key_codec_->decode(from.keys(), of_block, at, 1, k);
-      else
-        kernels().unpack_keys(dtype_, from.keys(), key_dim_, at, 1, k, key_dim_);
-      if (value_codec_)
-        value_codec_->decode(values_of(from), of_block, at, 1, v);
-      else
-        kernels().to_f32(dtype_, value_row(from, at), v, value_dim_);
-      staging.positions[uz(staging.count++)] = position;
-    };
     const Block last = std::move(blocks_.back());
     blocks_.pop_back();
-    std::array<std::uint32_t, block_rows> of_last{};
-    for (Index i = 0; i < last.rows; ++i) of_last[uz(i)] = positions[kept[uz(last.first + i)]];
-    for (Index i = 0; i < last.rows; ++i) add(last, i, of_last[uz(i)], of_last.data());
-    for (const std::int32_t row : part)
-      add(block, row - block.first, positions[row], positions + block.first);
-    seal(staging);
+    const Index before = last.rows, n = before + static_cast<Index>(part.size());
+    std::array<std::uint32_t, block_rows> of_last{}, of_all{};
+    std::array<std::uint8_t, block_rows> first_rows{}, more_rows{};
+    for (Index i = 0; i < before; ++i) {
+      first_rows[uz(i)] = static_cast<std::uint8_t>(i);
+      of_all[uz(i)] = of_last[uz(i)] = positions[kept[uz(last.first + i)]];
+    }
+    for (Index i = before; i < n; ++i) {
+      const std::int32_t row = part[uz(i - before)];
+      more_rows[uz(i - before)] = static_cast<std::uint8_t>(row - block.first);
+      of_all[uz(i)] = positions[row];
+    }
+    Block both = allocate(n, true);
+    both.first = last.first;
+    both.rows = static_cast<std::uint8_t>(n);
+    const std::span<const std::uint8_t> first(first_rows.data(), uz(before)),
+        more(more_rows.data(), part.size());
+    Floats plain;
+    const auto join = [&](const SideCodec& codec, const void* a, const void* b, void* to) {
+      if (codec.move(a, first, to, 0) && codec.move(b, more, to, before)) return;
+      const Index dim = codec.code().dim;
+      float* rows = plain.reserve(block_rows * dim);
+      codec.decode(a, of_last.data(), 0, before, rows);
+      for (Index i = before; i < n; ++i)
+        codec.decode(b, positions + block.first, more[uz(i - before)], 1, rows + i * dim);
+      codec.encode(rows, of_all.data(), n, to);
+    };
+    if (key_codec_) {
+      join(*key_codec_, last.keys(), block.keys(), both.keys());
+    } else {
+      for (Index i = 0; i < before; ++i) move_key(last, i, both, i);
+      for (Index i = before; i < n; ++i) move_key(block, more[uz(i - before)], both, i);
+    }
+    if (value_codec_) {
+      join(*value_codec_, values_of(last), values_of(block), values_of(both));
+    } else {
+      std::memcpy(value_row(both, 0), value_row(last, 0), value_bytes(before));
+      for (Index i = before; i < n; ++i)
+        std::memcpy(value_row(both, i), value_row(block, more[uz(i - before)]), value_bytes(1));
+    }
+    blocks_.push_back(std::move(both));
   }
 
+  // Of codecs that only this head has.
+  std::size_t codec_bytes() const {
+    std::size_t sum = 0;
+    for (const auto& codec : {key_codec_, value_codec_}) sum += codec ? codec->own_bytes() : 0;
+    return sum;
+  }
   std::size_t key_bytes(Index capacity, bool is_coded) const {
     return uz(round_up(is_coded && key_codec_ ? static_cast<Index>(key_codec_->bytes(capacity))
                                               : capacity * key_dim_ * size_of(dtype_),

@@ -132,6 +132,12 @@ class AnyCache {
   // Encodes the closed rows of a head, of those that stay.
   void seal(Index i, std::span<const std::int32_t> kept, bool all, Index closed, bool whole);
   void seal();
+  bool seals(Index i, Index closed, bool whole) const;
+  // Tables of the codecs, for as long as blocks are encoded.
+  std::vector<std::shared_ptr<const void>> hold_encoders() const;
+  std::size_t encoder_bytes() const;
+  // Codecs that share something, one for each of what they share.
+  std::vector<const SideCodec*> sharing_codecs() const;
 
   detail::HeadStore& store(int layer, int head);
   const detail::HeadStore& store(int layer, int head) const;

@@ -414,6 +414,46 @@ bool add_codec(const SpecPart& part, PolicySpec& spec, Keep& published) {
   }
 }
 
+// keys(codec), values(codec): the two sides apart.
+struct CodecSides {
+  std::optional<AnyPolicy> keys, values;
+
+  bool empty() const { return !keys && !values; }
+  void check(const Shape& shape) const {
+    if (keys) keys->check(shape);
+    if (values) values->check(shape);
+  }
+  bool per_head() const {
+    return (keys && keys->traits().codec_per_head) || (values && values->traits().codec_per_head);
+  }
+  std::shared_ptr<const SideCodec> codec(Side side, int dim, int layer, int head) const {
+    const std::optional<AnyPolicy>& of = side == Side::keys ? keys : values;
+    return of ? of->codec(side, dim, layer, head) : nullptr;
+  }
+};
+
+template <class... Ps>
+bool add_side(const SpecPart& part, CodecSides& sides, Keep& published, MethodList<Ps...>) {
+  if (part.name != "keys" && part.name != "values") return false;
+  std::optional<AnyPolicy>& side = part.name == "keys" ? sides.keys : sides.values;
+  if (side) fail("spec: two policies say how ", part.name, " are stored; name one");
+  const std::vector<SpecPart> inner = part.arguments.size() == 1 && part.arguments[0].first.empty()
+                                          ? split_spec(part.arguments[0].second)
+                                          : std::vector<SpecPart>{};
+  PolicySpec of;
+  if (inner.size() == 1 && (add_codec<Ps>(inner[0], of, published) || ...)) {
+    side = of.codec;
+    return true;
+  }
+  std::vector<std::string> known;
+  const auto name = [&](std::string_view one, bool codec) {
+    if (codec) known.emplace_back(one);
+  };
+  (name(Ps::name, Codec<Ps>), ...);
+  if (inner.size() == 1) fail_unknown("codec in " + part.name, inner[0].name, known);
+  fail("spec: ", part.name, " takes one codec, for example ", part.name, "(", known[0], ")");
+}
+
 template <class P>
 MethodInfo describe(std::string role, const P& policy) {
   MethodInfo info{std::string(P::name), std::move(role), std::string(P::summary), {}, {}};
@@ -438,6 +478,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
                       CombinatorList<Cs...> combinators) {
   PolicySpec spec;
   Keep published;
+  CodecSides sides;
   bool sinks = false, recent = false, kept = false;
   for (const SpecPart& part : split_spec(text)) {
     if (part.name == "keep") {
@@ -461,6 +502,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
       continue;
     }
     ++spec.methods_named;
+    if (add_side(part, sides, published, methods)) continue;
     if (std::optional<ParsedScorer> parsed = parse_scorer(part, methods, combinators)) {
       if (spec.scorer) fail("spec: two policies say which rows stay; name one");
       spec.scorer.emplace(std::move(parsed->scorer));
@@ -470,10 +512,15 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
     } else if (!((add_budgeter<Ps>(part, spec, methods, combinators) ||
                   add_codec<Ps>(part, spec, published)) ||
                  ...)) {
-      std::vector<std::string> known{"exact", "keep", "store", std::string(Ps::name)...};
+      std::vector<std::string> known{"exact", "keep",   "store",
+                                     "keys",  "values", std::string(Ps::name)...};
       for (const MethodInfo& one : {info_of(Cs{})...}) known.push_back(one.name);
       fail_unknown("name", part.name, known);
     }
+  }
+  if (!sides.empty()) {
+    if (spec.codec) fail("spec: two policies say how rows are stored; name one");
+    spec.codec.emplace(std::move(sides));
   }
   if (!spec.scorer) {
     if (!spec.budgeters.empty() || (kept && (!spec.codec || spec.has_amount())))

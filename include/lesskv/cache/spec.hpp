@@ -7,7 +7,8 @@
 //   value  = number | true | false | word | value { ":" value } | part   (lists: skip_layers=0:1)
 //
 // "maxrank(h2o(age_normalised=true), keydiff, offsets=0:-0.04) + globalcut(by=keydiff)" names
-// scorers inside others. Spaces are ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or
+// scorers inside others, "keys(lm(bits=5)) + values(lm(bits=3))" a codec for each side. Spaces are
+// ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or
 // model); `store` takes dtype=f32, f16 or bf16; every other name is a method of methods.hpp. What
 // the user does not say about sinks and recent rows is filled in from the method's published pins.
 #pragma once

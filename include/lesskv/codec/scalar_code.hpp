@@ -86,7 +86,7 @@ inline Index hadamard_width(Index dim) { return dim & -dim; }
 struct ScalarKernels {
   const char* name;
   // As in SideCode; context is the ScalarFormat.
-  void (*prepare)(const SideCode&, const float*, Index, float*);
+  void (*prepare)(const SideCode&, const float*, Index, Index, float*);
   void (*scores)(const SideCode&, const BlockRef&, const float*, Index, float*, const char*, Index);
   void (*values)(const SideCode&, const BlockRef&, const float*, Index, float*, float*, const char*,
                  Index);

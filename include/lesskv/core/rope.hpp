@@ -4,7 +4,7 @@
 //
 // Pair i of a key turns by position * frequency(i). Angles are exact: positions are cut into digits
 // of 64, sines and cosines of digit * 64^k * frequency are tabled from double, and a rotation
-// multiplies up to four of them, which costs 2e-7 at any position below 2^24. (f32 angles, as
+// multiplies up to six of them, which costs 4e-7 at any position below 2^32. (f32 angles, as
 // common implementations use, are off by 1e-4 at position 8191.)
 #pragma once
 
@@ -36,7 +36,7 @@ struct Rope {
 
 class Rotation {
  public:
-  static constexpr std::int64_t most_position = std::int64_t{1} << 24;
+  static constexpr std::int64_t most_position = std::int64_t{1} << 32;
 
   Rotation() = default;
   Rotation(const Rope& rope, int head_dim)
@@ -59,6 +59,10 @@ class Rotation {
   bool empty() const { return table_.empty(); }
   int width() const { return width_; }
   std::size_t bytes() const { return table_.size() * sizeof(float); }
+  // For kernels: [digit k of 6][its value, 64][cosines of all pairs, then sines].
+  const float* table() const { return table_.data(); }
+  int pairs() const { return width_ / 2; }
+  bool interleaved() const { return layout_ == Rope::Layout::interleaved; }
 
   // Turns one key, in place.
   void apply(float* key, Position position) const { turn(key, position, 1.f); }
@@ -89,9 +93,8 @@ class Rotation {
   }
 
  private:
-  static constexpr int radix = 64, digits = 4;
+  static constexpr int radix = 64, digits = 6;
 
-  int pairs() const { return width_ / 2; }
   float* entry(int k, int digit) {
     return table_.data() + static_cast<std::size_t>((k * radix + digit) * width_);
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../kernels/kernels.hpp"
+#include "shape.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -39,11 +40,35 @@ class SideCodec {
     }
     encode(plain.data(), at.data(), n, out);
   }
+  // Rows of a block (ascending) behind the first `at` rows of another, codes as they are. False: the
+  // code of a row depends on its block; nothing was done.
+  virtual bool move(const void* block, std::span<const std::uint8_t> rows, void* out,
+                    Index at) const {
+    static_cast<void>(block), static_cast<void>(rows), static_cast<void>(out);
+    static_cast<void>(at);
+    return false;
+  }
   // How attention reads it. The functions that it names are of this machine's instruction set.
   virtual const SideCode& code() const = 0;
+  // Memory of a codec that one head alone has.
+  virtual std::size_t own_bytes() const { return 0; }
   // What all heads with this codec share (a dictionary); `identity` tells equal ones apart.
   virtual std::size_t shared_bytes() const { return 0; }
   virtual const void* identity() const { return nullptr; }
+  // What encoding needs and nobody else, made anew when nobody holds it: to be held while several
+  // blocks are encoded. Its bytes are of all codecs of that identity together.
+  virtual std::shared_ptr<const void> encoder() const { return nullptr; }
+  virtual std::size_t encoder_bytes() const { return 0; }
+  // A codec that learns from the sequence: before a head encodes its first rows, it is shown all
+  // that are closed by then, [n][dim], and gives the codec that this head has from now on. Null: it
+  // does not. adapted_bytes: what own_bytes() grows by at most.
+  virtual bool adapts() const { return false; }
+  virtual std::shared_ptr<const SideCodec> adapted(const float* rows,
+                                                   const std::uint32_t* positions, Index n) const {
+    static_cast<void>(rows), static_cast<void>(positions), static_cast<void>(n);
+    return nullptr;
+  }
+  virtual std::size_t adapted_bytes() const { return 0; }
 
   void decode(const void* block, const std::uint32_t* positions, Index first, Index count,
               float* out) const {
@@ -85,17 +110,19 @@ std::shared_ptr<const SideCodec> make_codec(const P& policy, Side side, int dim,
 template <Codec C>
 struct Keys {
   C of;
-  void check() const { of.check(); }
-  std::shared_ptr<const SideCodec> codec(Side side, int dim) const {
-    return side == Side::keys ? of.codec(side, dim) : nullptr;
+  void check(const Shape& shape) const { check_policy(of, shape); }
+  bool per_head() const { return codec_per_head(of); }
+  std::shared_ptr<const SideCodec> codec(Side side, int dim, int layer, int head) const {
+    return side == Side::keys ? make_codec(of, side, dim, layer, head) : nullptr;
   }
 };
 template <Codec C>
 struct Values {
   C of;
-  void check() const { of.check(); }
-  std::shared_ptr<const SideCodec> codec(Side side, int dim) const {
-    return side == Side::values ? of.codec(side, dim) : nullptr;
+  void check(const Shape& shape) const { check_policy(of, shape); }
+  bool per_head() const { return codec_per_head(of); }
+  std::shared_ptr<const SideCodec> codec(Side side, int dim, int layer, int head) const {
+    return side == Side::values ? make_codec(of, side, dim, layer, head) : nullptr;
   }
 };
 template <class C>

@@ -42,8 +42,10 @@ struct SideCode {
   Index key_workspace;    // floats that prepare() and scores() need beside the queries
   Index value_workspace;  // floats that values() needs beside acc
   Index acc_width;  // floats per query row that values() adds up, in the code's own basis; 0: num
-  // Keys, once a call of attend: whatever scores() wants of the queries, to `prepared`.
-  void (*prepare)(const SideCode&, const float* queries, Index query_rows, float* prepared);
+  // Keys, once a call of attend: whatever scores() wants of the queries, to `prepared`. coded_rows:
+  // of all blocks together.
+  void (*prepare)(const SideCode&, const float* queries, Index query_rows, Index coded_rows,
+                  float* prepared);
   // out[i * 64 + r] = query i . key r. `ahead` and the bytes behind it are read next.
   void (*scores)(const SideCode&, const BlockRef&, const float* prepared, Index query_rows,
                  float* out, const char* ahead, Index ahead_bytes);

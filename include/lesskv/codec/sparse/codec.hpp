@@ -42,6 +42,7 @@ struct SparseFormat {
 class SparseCodec {
  public:
   static constexpr Index block_rows = 64;
+  static constexpr Index tile = 16;  // rows whose codes lie side by side
 
   // The work tables of the coders, one per chunk. Heads that share a dictionary share them.
   using Coders = std::vector<std::shared_ptr<const Pursuit>>;
@@ -67,6 +68,20 @@ class SparseCodec {
   int chunk_count() const { return static_cast<int>(chunks_.size()); }
   const Dictionary& dictionary(int chunk) const { return chunks_[static_cast<std::size_t>(chunk)]; }
   std::span<const float> mean() const { return mean_; }
+  // Memory beside the object and what its dictionaries share.
+  std::size_t own_bytes() const {
+    std::size_t sum = chunks_.capacity() * sizeof(Dictionary) + mean_.capacity() * sizeof(float) +
+                      first_atom_.capacity() * sizeof(Index);
+    for (const Dictionary& chunk : chunks_) sum += chunk.own_bytes();
+    return sum;
+  }
+  // Of a packed code: what names an atom, and its level.
+  static int word_bits(const Dictionary& dictionary, Index more_atoms = 0) {
+    int index = 0, level = 0;
+    while (Index{1} << index < dictionary.size() + more_atoms) ++index;
+    while (1 << level < dictionary.levels()) ++level;
+    return index + level;
+  }
 
   // ---- coding ------------------------------------------------------------------------------------
 
@@ -76,13 +91,14 @@ class SparseCodec {
     return out;
   }
 
-  // Bytes of a block; with a tolerance the most it can have, and used_bytes() what it has.
+  // Bytes of a block: whole tiles of 16 rows. With a tolerance it has no tiles; this is the most it
+  // can have, and used_bytes() what it has.
   std::size_t block_bytes(int dim, Index rows) const {
     if (dim != this->dim()) fail("SparseCodec::dim is ", dim, "; the dictionary has ", this->dim());
-    const std::size_t n = detail::uz(rows), slots = static_cast<std::size_t>(format_.atoms);
-    if (varies()) return n * (chunks_.size() + slots * entry_bytes());
-    if (format_.code == SparseCode::packed) return n * 2 * (slots + chunks_.size());
-    return n * slots * entry_bytes();
+    if (varies())
+      return detail::uz(rows) *
+             (chunks_.size() + static_cast<std::size_t>(format_.atoms) * entry_bytes());
+    return detail::uz((rows + tile - 1) / tile * tile_bytes());
   }
   std::size_t used_bytes(const std::byte* block, Index n) const {
     if (!varies()) return block_bytes(dim(), n);
@@ -103,6 +119,7 @@ class SparseCodec {
                                  format_.code == SparseCode::packed};
     float* x = work.rows.reserve(n * chunk_dim_);
     std::size_t written = detail::uz(n) * chunks_.size();  // of a block with counts
+    if (!varies()) std::memset(out, 0, block_bytes(dim(), n));
     for (int chunk = 0; chunk < chunk_count(); ++chunk) {
       for (Index i = 0; i < n; ++i)
         for (int c = 0; c < chunk_dim_; ++c) {
@@ -129,22 +146,42 @@ class SparseCodec {
   void decode(const std::byte* block, Index n, Index first, Index count, float* out) const {
     const PursuitKernels& kernels = pursuit_kernels();
     Work& work = scratch();
-    for (Index i = 0; i < count; ++i)
-      for (int c = 0; c < dim(); ++c)
-        out[i * dim() + c] = mean_.empty() ? 0.f : mean_[static_cast<std::size_t>(c)];
+    const std::size_t width = static_cast<std::size_t>(dim()) * sizeof(float);
+    for (Index i = 0; i < count; ++i) {
+      if (mean_.empty())
+        std::memset(out + i * dim(), 0, width);
+      else
+        std::memcpy(out + i * dim(), mean_.data(), width);
+    }
+    // Rows of tiles can be read alone.
+    const Index from = varies() ? 0 : first, have = varies() ? n : count;
     for (int chunk = 0; chunk < chunk_count(); ++chunk) {
-      const Index slots = read(block, n, chunk, work);
-      const AtomSource source = source_of(chunk);
-      std::uint16_t index[Pursuit::most_steps];
-      float coefficient[Pursuit::most_steps];
-      for (Index i = 0; i < count; ++i) {
-        for (Index s = 0; s < slots; ++s) {
-          index[s] = work.slot_index[detail::uz(s * n + first + i)];
-          coefficient[s] = work.slot_value[detail::uz(s * n + first + i)];
-        }
-        kernels.combine(source, index, coefficient, static_cast<int>(slots),
-                        out + i * dim() + chunk * chunk_dim_);
-      }
+      const Index slots = read(block, from, have, chunk, work);
+      kernels.combine_rows(source_of(chunk), work.slot_index.data() + first - from,
+                           work.slot_value.data() + first - from, slots, have, count,
+                           out + chunk * chunk_dim_, dim());
+    }
+  }
+
+  // Rows of a block behind the first `first` rows of another, codes as they are. Not with a
+  // tolerance.
+  void move(const std::byte* block, std::span<const std::uint8_t> rows, std::byte* out,
+            Index first) const {
+    if (varies()) fail("SparseCodec::tolerance: rows of varying length do not move");
+    const bool packed = format_.code == SparseCode::packed;
+    const Index wide = format_.atoms + (packed ? chunk_count() : 0);  // columns of 16 bits
+    const Index width = packed ? 0 : static_cast<Index>(entry_bytes()) - 2;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const std::byte* from = tile_of(block, Index{rows[i]});
+      const Index target = first + static_cast<Index>(i);
+      std::byte* to = tile_of(out, target);
+      const Index a = rows[i] % tile, b = target % tile;
+      for (Index s = 0; s < wide; ++s)
+        put16(to + 2 * (s * tile + b), get16(from + 2 * (s * tile + a)));
+      from += 2 * tile * wide;
+      to += 2 * tile * wide;
+      for (Index s = 0; s < format_.atoms && width > 0; ++s)
+        std::memcpy(to + width * (s * tile + b), from + width * (s * tile + a), detail::uz(width));
     }
   }
 
@@ -155,18 +192,21 @@ class SparseCodec {
   // product. Keys must be coded as they are multiplied (rotated): before RoPE the table would
   // depend on the row's position, and the block has to be decoded.
 
-  // Numbers of a table: rows of R floats, one per atom of every chunk.
+  // Floats of the table, or of the sums, of one query: one per atom of every chunk, then one for the
+  // mean, then unused ones.
+  Index table_width() const { return detail::round_up(table_rows_ + 1, 16); }
   Index table_rows() const { return table_rows_; }
 
-  // queries [R][dim] -> table [table_rows][R] and base [R], the part that every row has.
-  void make_table(const float* queries, Index R, float* table, float* base) const {
+  // queries [R][dim] -> table [R][table_width].
+  void make_table(const float* queries, Index R, float* table) const {
     const PursuitKernels& kernels = pursuit_kernels();
     Work& work = scratch();
+    const Index width = table_width();
     for (Index r = 0; r < R; ++r) {
       float sum = 0;
       for (std::size_t c = 0; c < mean_.size(); ++c)
         sum += mean_[c] * queries[r * dim() + static_cast<Index>(c)];
-      base[r] = sum;
+      table[r * width + table_rows_] = sum;
     }
     float* part = work.rows.reserve(R * chunk_dim_);
     for (int chunk = 0; chunk < chunk_count(); ++chunk) {
@@ -174,67 +214,57 @@ class SparseCodec {
         std::memcpy(part + r * chunk_dim_, queries + r * dim() + chunk * chunk_dim_,
                     static_cast<std::size_t>(chunk_dim_) * sizeof(float));
       const Dictionary& d = dictionary(chunk);
-      float* at = table + first_atom(chunk) * R;
-      kernels.multiply_atoms(d.dtype(), d.base(), d.base_size(), d.dim(), part, R, at);
+      float* at = table + first_atom(chunk);
+      kernels.multiply_atoms(d.dtype(), d.base(), d.base_size(), d.dim(), part, R, at, width);
       kernels.multiply_atoms(d.dtype(), d.own(), d.size() - d.base_size(), d.dim(), part, R,
-                             at + d.base_size() * R);
+                             at + d.base_size(), width);
     }
   }
 
   // out[r * out_stride + row] = query r . row, for the n rows of a block.
-  void scores(const std::byte* block, Index n, const float* table, const float* base, Index R,
-              float* out, Index out_stride) const {
+  void scores(const std::byte* block, Index n, const float* table, Index R, float* out,
+              Index out_stride) const {
     const PursuitKernels& kernels = pursuit_kernels();
     Work& work = scratch();
-    float* sums = work.rows.reserve(n * R);
+    const Index width = table_width();
+    for (Index r = 0; r < R; ++r)
+      std::fill_n(out + r * out_stride, n, table[r * width + table_rows_]);
     for (int chunk = 0; chunk < chunk_count(); ++chunk) {
-      const Index slots = read(block, n, chunk, work);
-      kernels.gather_rows(table + first_atom(chunk) * R, R, work.slot_index.data(),
-                          work.slot_value.data(), slots, n, sums);
-      for (Index r = 0; r < R; ++r)
-        for (Index i = 0; i < n; ++i)
-          out[r * out_stride + i] =
-              (chunk == 0 ? base[r] : out[r * out_stride + i]) + sums[i * R + r];
+      const Index slots = read(block, 0, n, chunk, work);
+      kernels.gather_codes(table + first_atom(chunk), width, R, work.slot_index.data(),
+                           work.slot_value.data(), slots, n, out, out_stride);
     }
   }
 
-  // sums[table_rows][R] += weights[r * weight_stride + row] * codes, and total[R] += the weights.
-  // The caller starts both with zeros.
+  // sums[R][table_width] += weights[r * weight_stride + row] * codes. The caller starts with zeros.
   void add(const std::byte* block, Index n, const float* weights, Index weight_stride, Index R,
-           float* sums, float* total) const {
+           float* sums) const {
     const PursuitKernels& kernels = pursuit_kernels();
     Work& work = scratch();
-    float* turned = work.rows.reserve(n * R);
+    const Index width = table_width();
     for (Index r = 0; r < R; ++r)
-      for (Index i = 0; i < n; ++i) {
-        turned[i * R + r] = weights[r * weight_stride + i];
-        total[r] += weights[r * weight_stride + i];
-      }
+      for (Index i = 0; i < n; ++i) sums[r * width + table_rows_] += weights[r * weight_stride + i];
     for (int chunk = 0; chunk < chunk_count(); ++chunk) {
-      const Index slots = read(block, n, chunk, work);
-      kernels.scatter_rows(turned, R, work.slot_index.data(), work.slot_value.data(), slots, n,
-                           sums + first_atom(chunk) * R);
+      const Index slots = read(block, 0, n, chunk, work);
+      kernels.scatter_codes(weights, weight_stride, R, work.slot_index.data(),
+                            work.slot_value.data(), slots, n, sums + first_atom(chunk), width);
     }
   }
 
   // out[R][dim] += what add() gathered.
-  void finish(const float* sums, const float* total, Index R, float* out) const {
+  void finish(const float* sums, Index R, float* out) const {
     const PursuitKernels& kernels = pursuit_kernels();
-    Work& work = scratch();
+    const Index width = table_width();
     for (Index r = 0; r < R; ++r)
       for (std::size_t c = 0; c < mean_.size(); ++c)
-        out[r * dim() + static_cast<Index>(c)] += total[r] * mean_[c];
-    float* part = work.rows.reserve(R * chunk_dim_);
+        out[r * dim() + static_cast<Index>(c)] += sums[r * width + table_rows_] * mean_[c];
     for (int chunk = 0; chunk < chunk_count(); ++chunk) {
-      std::fill(part, part + R * chunk_dim_, 0.f);
       const Dictionary& d = dictionary(chunk);
-      const float* from = sums + first_atom(chunk) * R;
-      kernels.sum_atoms(d.dtype(), d.base(), d.base_size(), d.dim(), from, R, part);
-      kernels.sum_atoms(d.dtype(), d.own(), d.size() - d.base_size(), d.dim(),
-                        from + d.base_size() * R, R, part);
-      for (Index r = 0; r < R; ++r)
-        for (int c = 0; c < chunk_dim_; ++c)
-          out[r * dim() + chunk * chunk_dim_ + c] += part[r * chunk_dim_ + c];
+      const float* from = sums + first_atom(chunk);
+      float* to = out + chunk * chunk_dim_;
+      kernels.sum_codes(d.dtype(), d.base(), d.base_size(), d.dim(), from, width, R, to, dim());
+      kernels.sum_codes(d.dtype(), d.own(), d.size() - d.base_size(), d.dim(), from + d.base_size(),
+                        width, R, to, dim());
     }
   }
 
@@ -349,19 +379,30 @@ class SparseCodec {
     return to_float(f16{get16(at)});
   }
 
-  // Fixed length: [slot][row] indices, then [slot][row] coefficients.
+  Index tile_bytes() const {
+    return format_.code == SparseCode::packed
+               ? 2 * tile * (format_.atoms + chunk_count())
+               : tile * format_.atoms * static_cast<Index>(entry_bytes());
+  }
+  // Where the tile of a row begins.
+  template <class Byte>
+  Byte* tile_of(Byte* block, Index row) const {
+    return block + row / tile * tile_bytes();
+  }
+
+  // Fixed length. A tile: [slot][row] indices, then [slot][row] coefficients.
   void write_fixed(const Work& work, int chunk, Index n, std::byte* out) const {
     const Index steps = format_.atoms / chunk_count(),
                 width = static_cast<Index>(entry_bytes()) - 2;
-    std::byte* values = out + 2 * n * format_.atoms;
-    for (Index i = 0; i < n; ++i)
-      for (Index s = 0; s < steps; ++s) {
-        const Index slot = (chunk * steps + s) * n + i;
-        const bool there = s < work.count[detail::uz(i)];
+    for (Index i = 0; i < n; ++i) {
+      std::byte* at = tile_of(out, i);
+      std::byte* values = at + 2 * tile * format_.atoms;
+      for (Index s = 0; s < work.count[detail::uz(i)]; ++s) {
+        const Index slot = (chunk * steps + s) * tile + i % tile;
         const std::size_t from = detail::uz(i * steps + s);
-        put_entry(out + 2 * slot, values + width * slot, there ? work.index[from] : 0,
-                  there ? work.coefficient[from] : 0.f);
+        put_entry(at + 2 * slot, values + width * slot, work.index[from], work.coefficient[from]);
       }
+    }
   }
 
   // [chunk][row] counts, then the entries of row 0, 1, ... of chunk 0, then chunk 1. Returns the
@@ -379,7 +420,7 @@ class SparseCodec {
     return at;
   }
 
-  // [slot][row] words, then [chunk][row] norms.
+  // A tile: [slot][row] words, then [chunk][row] norms.
   void write_packed(Work& work, const float* x, int chunk, Index n, std::byte* out) const {
     const Index steps = format_.atoms / chunk_count();
     const Dictionary& d = dictionary(chunk);
@@ -394,7 +435,7 @@ class SparseCodec {
         const int level = there ? work.level[from] : 0;
         index[s] = static_cast<std::uint16_t>(there ? work.index[from] : 0);
         value[s] = d.level_table()[s * d.levels() + level];
-        put16(out + 2 * ((chunk * steps + s) * n + i),
+        put16(tile_of(out, i) + 2 * ((chunk * steps + s) * tile + i % tile),
               static_cast<std::uint16_t>(index[s] | level << index_bits_));
       }
       // The norm that makes the error smallest, given the directions.
@@ -409,13 +450,13 @@ class SparseCodec {
         }
         norm = yy > 0 ? static_cast<float>(xy / yy) : 0.f;
       }
-      put16(out + 2 * (format_.atoms * n + chunk * n + i), half(norm));
+      put16(tile_of(out, i) + 2 * ((format_.atoms + chunk) * tile + i % tile), half(norm));
     }
   }
 
-  // All codes of a chunk as [slot][row] indices and f32 coefficients; returns the slots. Rows that
-  // have fewer are filled up with zeros.
-  Index read(const std::byte* block, Index n, int chunk, Work& work) const {
+  // Codes of rows [first, first + n) of a chunk as [slot][row] indices and f32 coefficients; returns
+  // the slots. Rows that have fewer are filled up with zeros. With a tolerance: of all rows.
+  Index read(const std::byte* block, Index first, Index n, int chunk, Work& work) const {
     const Index steps = format_.atoms / chunk_count();
     const std::size_t slots = detail::uz(steps * n);
     if (work.slot_index.size() < slots) {
@@ -425,29 +466,46 @@ class SparseCodec {
     std::uint16_t* index = work.slot_index.data();
     float* value = work.slot_value.data();
     if (varies()) return read_counted(block, n, chunk, index, value);
-    if (format_.code == SparseCode::packed) {
-      const Dictionary& d = dictionary(chunk);
-      const unsigned mask = (1u << index_bits_) - 1;
-      const std::byte* words = block + 2 * chunk * steps * n;
-      const std::byte* norms = block + 2 * (format_.atoms * n + chunk * n);
-      for (Index s = 0; s < steps; ++s) {
-        const float* levels = d.level_table() + s * d.levels();
-        for (Index i = 0; i < n; ++i) {
-          const unsigned word = get16(words + 2 * (s * n + i));
-          index[s * n + i] = static_cast<std::uint16_t>(word & mask);
-          value[s * n + i] = levels[word >> index_bits_] * to_float(f16{get16(norms + 2 * i)});
-        }
-      }
-      return steps;
-    }
-    const Index width = static_cast<Index>(entry_bytes()) - 2;
-    const std::byte* indices = block + 2 * chunk * steps * n;
-    const std::byte* values = block + 2 * n * format_.atoms + width * chunk * steps * n;
-    for (Index k = 0; k < steps * n; ++k) {
-      index[k] = get16(indices + 2 * k);
-      value[k] = get_value(values + width * k);
+    for (Index done = 0; done < n;) {
+      const Index row = (first + done) % tile, count = std::min(tile - row, n - done);
+      const std::byte* at = tile_of(block, first + done);
+      if (format_.code == SparseCode::packed)
+        read_packed(at, row, count, chunk, n, index + done, value + done);
+      else
+        read_entries(at, row, count, chunk, n, index + done, value + done);
+      done += count;
     }
     return steps;
+  }
+  // Rows [row, row + count) of a tile, to [slot][n].
+  void read_packed(const std::byte* at, Index row, Index count, int chunk, Index n,
+                   std::uint16_t* index, float* value) const {
+    const Dictionary& d = dictionary(chunk);
+    const Index steps = format_.atoms / chunk_count(), level_count = d.levels();
+    const float* levels = d.level_table();
+    const unsigned mask = (1u << index_bits_) - 1, bits = static_cast<unsigned>(index_bits_);
+    float norm[tile];
+    kernels().to_f32(DType::f16, at + 2 * ((format_.atoms + chunk) * tile + row), norm, count);
+    const std::byte* words = at + 2 * (chunk * steps * tile + row);
+    for (Index s = 0; s < steps; ++s, words += 2 * tile, levels += level_count)
+      for (Index i = 0; i < count; ++i) {
+        const unsigned word = get16(words + 2 * i);
+        index[s * n + i] = static_cast<std::uint16_t>(word & mask);
+        value[s * n + i] = levels[word >> bits] * norm[i];
+      }
+  }
+  void read_entries(const std::byte* at, Index row, Index count, int chunk, Index n,
+                    std::uint16_t* index, float* value) const {
+    const Index steps = format_.atoms / chunk_count();
+    const std::byte* values = at + 2 * tile * format_.atoms;
+    for (Index s = 0; s < steps; ++s) {
+      const Index slot = (chunk * steps + s) * tile + row;
+      for (Index i = 0; i < count; ++i) index[s * n + i] = get16(at + 2 * (slot + i));
+      if (format_.code == SparseCode::pairs)
+        kernels().to_f32(DType::f16, values + 2 * slot, value + s * n, count);
+      else
+        for (Index i = 0; i < count; ++i) value[s * n + i] = get_value(values + slot + i);
+    }
   }
   Index read_counted(const std::byte* block, Index n, int chunk, std::uint16_t* index,
                      float* value) const {

@@ -10,10 +10,12 @@
 //   8   8   u64 bytes of the file
 //   16  8   u64 checksum: FNV-1a (64 bits) of everything behind it
 //   24  10 x u32: layers, kv_heads, key_dim, value_dim, key_chunks, value_chunks, flags, number of
-//           dictionaries, 0, 0. flags: 1 keys are coded before RoPE; 2 means of keys, 4 of values
+//           dictionaries, number of rotation frequencies, 0. flags: 1 keys are coded before RoPE;
+//           2 means of keys, 4 of values; 8 rotated pairs are neighbours, not half a key apart
 //   64  then u32 [layers][key_chunks] and u32 [layers][value_chunks]: which dictionary
 //       then per dictionary 6 x u32: dim, atoms, type (0 f32, 1 f16), stages, levels, 0
 //       then f32 [layers][kv_heads][key_dim] and [layers][kv_heads][value_dim], where flagged
+//       then f64 [frequencies]: how far each pair of channels turns a position, in radians
 //       then f32 [stages][levels] of each dictionary
 //       then per dictionary, at the next multiple of 64: [atoms][dim]
 #pragma once
@@ -24,6 +26,7 @@
 #include <string>
 #include <vector>
 
+#include "../../core/rope.hpp"
 #include "dictionary.hpp"
 
 #if __has_include(<sys/mman.h>) && __has_include(<unistd.h>)
@@ -44,6 +47,9 @@ struct DictionarySet {
   std::vector<Dictionary> dictionaries;
   // Which dictionary codes chunk c of layer l: [l * chunks + c].
   std::vector<std::uint32_t> key_dictionary, value_dictionary;
+  // How keys are rotated, needed if they are coded before it; no frequencies: not known.
+  std::vector<double> rope_frequencies;
+  Rope::Layout rope_layout = Rope::Layout::half_split;
   // [layer][kv_head][dim], or empty.
   std::vector<float> key_mean, value_mean;
 
@@ -65,13 +71,14 @@ struct DictionarySet {
   // Everything that is held, each dictionary once.
   std::size_t bytes() const {
     std::size_t sum = (key_mean.size() + value_mean.size()) * sizeof(float) +
-                      (key_dictionary.size() + value_dictionary.size()) * sizeof(std::uint32_t);
+                      (key_dictionary.size() + value_dictionary.size()) * sizeof(std::uint32_t) +
+                      rope_frequencies.size() * sizeof(double);
     for (const Dictionary& d : dictionaries) sum += d.shared_bytes() + d.level_bytes();
     return sum;
   }
 
-  // Errors name the file and what is wrong with it.
-  static DictionarySet load(const std::string& path);
+  // Errors name the file and what is wrong with it; `who` opens the message.
+  static DictionarySet load(const std::string& path, const std::string& who = {});
   void save(const std::string& path) const;
 
   // The bytes of a file; `owner` keeps them alive. `name` is for errors. `data` must be aligned to
@@ -196,6 +203,10 @@ inline void DictionarySet::check(const std::string& where) const {
   };
   check_mean(key_mean, key_dim(), "keys");
   check_mean(value_mean, value_dim(), "values");
+  if (2 * rope_frequencies.size() > static_cast<std::size_t>(key_dim()))
+    fail(where, rope_frequencies.size(), " frequencies of a rotation of ", key_dim(), " channels");
+  for (const double x : rope_frequencies)
+    if (!std::isfinite(x)) fail(where, "a frequency of the rotation is not finite");
 }
 
 inline std::vector<std::byte> DictionarySet::serialise() const {
@@ -207,9 +218,10 @@ inline std::vector<std::byte> DictionarySet::serialise() const {
   const auto put_int = [&](int x) { out.put(static_cast<std::uint32_t>(x)); };
   for (const int x : {layers, kv_heads, key_dim(), value_dim(), key_chunks(), value_chunks()})
     put_int(x);
-  put_int((keys_before_rope ? 1 : 0) | (key_mean.empty() ? 0 : 2) | (value_mean.empty() ? 0 : 4));
+  put_int((keys_before_rope ? 1 : 0) | (key_mean.empty() ? 0 : 2) | (value_mean.empty() ? 0 : 4) |
+          (rope_layout == Rope::Layout::interleaved ? 8 : 0));
   put_int(static_cast<int>(dictionaries.size()));
-  put_int(0);
+  put_int(static_cast<int>(rope_frequencies.size()));
   put_int(0);
   for (const std::uint32_t d : key_dictionary) out.put(d);
   for (const std::uint32_t d : value_dictionary) out.put(d);
@@ -224,6 +236,7 @@ inline std::vector<std::byte> DictionarySet::serialise() const {
   }
   for (const float x : key_mean) out.put(x);
   for (const float x : value_mean) out.put(x);
+  for (const double x : rope_frequencies) out.put(std::bit_cast<std::uint64_t>(x));
   for (const Dictionary& d : dictionaries)
     for (int i = 0; i < d.stages() * d.levels(); ++i) out.put(d.level_table()[i]);
   for (const Dictionary& d : dictionaries) {
@@ -269,8 +282,11 @@ inline DictionarySet DictionarySet::parse(const std::byte* data, std::size_t siz
                       key_width = size_from("key_dim"), value_width = size_from("value_dim"),
                       key_parts = size_from("key_chunks"), value_parts = size_from("value_chunks");
   const std::uint32_t flags = in.u32("header"), count = size_from("the number of dictionaries");
-  if (flags > 7) fail(name, ": unknown flags ", flags);
-  if (in.u32("header") != 0 || in.u32("header") != 0) fail(name, ": reserved fields are not 0");
+  if (flags > 15) fail(name, ": unknown flags ", flags);
+  const std::uint32_t frequencies = in.u32("header");
+  if (frequencies > most) fail(name, ": the number of frequencies is ", frequencies);
+  if (in.u32("header") != 0) fail(name, ": reserved fields are not 0");
+  if (flags & 8) out.rope_layout = Rope::Layout::interleaved;
   out.layers = static_cast<int>(layer_count);
   out.kv_heads = static_cast<int>(head_count);
   out.keys_before_rope = (flags & 1) != 0;
@@ -297,6 +313,9 @@ inline DictionarySet DictionarySet::parse(const std::byte* data, std::size_t siz
   const std::uint64_t heads = std::uint64_t{layer_count} * head_count;
   if (flags & 2) out.key_mean = in.floats(heads * key_width, "means");
   if (flags & 4) out.value_mean = in.floats(heads * value_width, "means");
+  for (std::uint32_t i = 0; i < frequencies; ++i)
+    out.rope_frequencies.push_back(std::bit_cast<double>(
+        detail::read_little<std::uint64_t>(in.take(8, "frequencies of the rotation"))));
   std::vector<std::vector<float>> levels;
   for (const Entry& e : entries)
     levels.push_back(in.floats(std::size_t{e.stages} * e.levels, "levels"));
@@ -332,33 +351,33 @@ inline DictionarySet DictionarySet::parse(const std::byte* data, std::size_t siz
   return out;
 }
 
-inline DictionarySet DictionarySet::load(const std::string& path) {
+inline DictionarySet DictionarySet::load(const std::string& path, const std::string& who) {
 #if LESSKV_HAS_MMAP
   const int file = ::open(path.c_str(), O_RDONLY);
   struct stat status {};
   if (file < 0 || ::fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) {
     if (file >= 0) ::close(file);
-    fail(path, ": the dictionary file cannot be opened");
+    fail(who, path, ": the dictionary file cannot be opened");
   }
   const std::size_t size = static_cast<std::size_t>(status.st_size);
   void* data = size > 0 ? ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
   ::close(file);
-  if (size > 0 && data == MAP_FAILED) fail(path, ": the dictionary file cannot be mapped");
+  if (size > 0 && data == MAP_FAILED) fail(who, path, ": the dictionary file cannot be mapped");
   std::shared_ptr<const void> owner(data, [size](const void* p) {
     if (p) ::munmap(const_cast<void*>(p), size);
   });
-  return parse(static_cast<const std::byte*>(data), size, owner, path);
+  return parse(static_cast<const std::byte*>(data), size, owner, who + path);
 #else
   std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (!file) fail(path, ": the dictionary file cannot be opened");
+  if (!file) fail(who, path, ": the dictionary file cannot be opened");
   auto bytes = std::make_shared<std::vector<std::byte>>();
   std::byte part[65536];
   for (std::size_t n; (n = std::fread(part, 1, sizeof part, file)) > 0;)
     bytes->insert(bytes->end(), part, part + n);
   const bool failed = std::ferror(file) != 0;
   std::fclose(file);
-  if (failed) fail(path, ": the dictionary file cannot be read");
-  return parse(bytes->data(), bytes->size(), bytes, path);
+  if (failed) fail(who, path, ": the dictionary file cannot be read");
+  return parse(bytes->data(), bytes->size(), bytes, who + path);
 #endif
 }
 

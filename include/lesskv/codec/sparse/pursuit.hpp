@@ -62,9 +62,12 @@ class Pursuit {
   }
 
   const Dictionary& dictionary() const { return dictionary_; }
-  std::size_t work_bytes() const {
-    return detail::uz(padded_ * dictionary_.dim() + 2 * dictionary_.size()) * sizeof(float) +
-           gram_.size();
+  std::size_t work_bytes() const { return work_bytes(dictionary_); }
+  // Of the coder of a dictionary.
+  static std::size_t work_bytes(const Dictionary& dictionary) {
+    const Index padded = detail::round_up(dictionary.size(), detail::pursuit_chunk);
+    return detail::uz(padded * dictionary.dim() + 2 * dictionary.size()) * sizeof(float) +
+           detail::uz(padded * dictionary.size());
   }
 
   // Codes `n` vectors at rows, rows + stride, ...

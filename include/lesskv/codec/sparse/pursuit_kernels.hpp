@@ -68,17 +68,32 @@ struct PursuitKernels {
   void (*pursue)(const PursuitTask* tasks, int n, std::int32_t* counts);
   void (*combine)(const AtomSource&, const std::uint16_t* index, const float* coefficient,
                   int count, float* out);
-  // table[atom][n] = atoms . queries[n][dim]; out[n][dim] += sums[atom][n] * atoms.
+  // Codes of a block are [slot][n] indices and coefficients. `count` rows of it, decoded:
+  // out[row * out_stride + c] += sum over slots of coefficient * atom.
+  void (*combine_rows)(const AtomSource&, const std::uint16_t* index, const float* coefficient,
+                       Index slots, Index n, Index count, float* out, Index out_stride);
+  // Rows [n][dim] to their positions (direction 1) or back (-1), by the table of core/rope.hpp.
+  void (*rotate_rows)(const float* table, Index pairs, bool interleaved,
+                      const std::uint32_t* positions, float direction, float* rows, Index n,
+                      Index dim);
+  // out[query * out_stride + row] = query . row. Queries come four at a time.
+  void (*multiply_rows)(const float* rows, Index n, Index dim, const float* queries,
+                        Index query_rows, float* out, Index out_stride);
+  // Attention over codes. Tables and sums of a query lie `stride` apart:
+  //   table[query][atom] = atom . query
+  //   out[query * out_stride + row] += sum over slots of coefficient * table[query][index]
+  //   sums[query][index] += coefficient * weights[query * weight_stride + row]
+  //   out[query * out_stride + c] += sum over atoms of sums[query][atom] * atom[c]
   void (*multiply_atoms)(DType, const void* atoms, Index count, Index dim, const float* queries,
-                         Index n, float* table);
-  void (*sum_atoms)(DType, const void* atoms, Index count, Index dim, const float* sums, Index n,
-                    float* out);
-  // Look-ups: out[n][width] = sum over slots of coefficient[slot][n] * table[index[slot][n]][width],
-  // and its transpose, sums[index][width] += coefficient * weights[n][width].
-  void (*gather_rows)(const float* table, Index width, const std::uint16_t* index,
-                      const float* coefficient, Index slots, Index n, float* out);
-  void (*scatter_rows)(const float* weights, Index width, const std::uint16_t* index,
-                       const float* coefficient, Index slots, Index n, float* sums);
+                         Index query_rows, float* table, Index stride);
+  void (*gather_codes)(const float* table, Index stride, Index query_rows,
+                       const std::uint16_t* index, const float* coefficient, Index slots, Index n,
+                       float* out, Index out_stride);
+  void (*sum_codes)(DType, const void* atoms, Index count, Index dim, const float* sums,
+                    Index stride, Index query_rows, float* out, Index out_stride);
+  void (*scatter_codes)(const float* weights, Index weight_stride, Index query_rows,
+                        const std::uint16_t* index, const float* coefficient, Index slots, Index n,
+                        float* sums, Index stride);
 };
 
 namespace detail {

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// What a policy of the command line stands for.
+#include <gtest/gtest.h>
+
+#include <compare/policy.hpp>
+
+namespace {
+
+using compare::Policy;
+
+TEST(Policy, DefaultDictionary) {
+  EXPECT_EQ(Policy::with_dictionary("csr(atoms=3,dictionary=default)", "/a/b.lesskvd"),
+            "csr(atoms=3,dictionary=/a/b.lesskvd)");
+  EXPECT_EQ(Policy::with_dictionary(
+                "keys(csr(dictionary=default,atoms=3))+values(csr(dictionary=x))", "/d"),
+            "keys(csr(dictionary=/d,atoms=3))+values(csr(dictionary=x))");
+  EXPECT_EQ(Policy::with_dictionary("csr(dictionary=defaults)", "/d"), "csr(dictionary=defaults)");
+  EXPECT_EQ(Policy::with_dictionary("csr(dictionary=default", "/default"),
+            "csr(dictionary=/default");
+  EXPECT_EQ(Policy::with_dictionary("snapkv", ""), "snapkv");
+  try {
+    Policy("csr(dictionary=default)");
+    FAIL() << "there is none";
+  } catch (const lesskv::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("CSR::dictionary"), std::string::npos);
+  }
+  for (const std::string& spec : compare::dictionary_policies())
+    EXPECT_NE(Policy::with_dictionary(spec, "/d"), spec);
+}
+
+}  // namespace
