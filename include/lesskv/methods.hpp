@@ -13,6 +13,7 @@
 #include "budget/zigzag.hpp"
 #include "codec/csr.hpp"
 #include "codec/int_code.hpp"
+#include "codec/kivi.hpp"
 #include "codec/lloyd_max.hpp"
 #include "score/h2o.hpp"
 #include "score/key_norm.hpp"
@@ -31,8 +32,8 @@ template <class... Ps>
 struct MethodList {};
 
 using Methods = MethodList<AdaKV, CSR, EntropyWeight, GlobalCut<>, H2O, IntCode, KeyDiff, KeyNorm,
-                           LagKV, LloydMax, PyramidKV, Random, SnapKV, StreamingLLM, TableBudget,
-                           TOVA, UNComp, ZigZagKV>;
+                           KIVI, LagKV, LloydMax, PyramidKV, Random, SnapKV, StreamingLLM,
+                           TableBudget, TOVA, UNComp, ZigZagKV>;
 
 // Scorers made of Scorers, and of how many at least and at most.
 template <template <class...> class C, int least, int most>

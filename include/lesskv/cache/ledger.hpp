@@ -46,7 +46,9 @@ struct Ledger {
     const auto close_up = [&](auto& v) {
       for (std::size_t i = 0; i < kept.size(); ++i) v[i] = v[static_cast<std::size_t>(kept[i])];
       v.resize(kept.size());
-      if (trim) v.shrink_to_fit();
+      // Between compressions no more is held than bytes_for() says.
+      const std::size_t most = uz(round_up(static_cast<Index>(kept.size()), 64) + 64);
+      if (trim || v.capacity() > most) v.shrink_to_fit();
     };
     close_up(positions);
     for (auto& column : columns) close_up(column);

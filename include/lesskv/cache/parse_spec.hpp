@@ -409,6 +409,7 @@ bool add_codec(const SpecPart& part, PolicySpec& spec, Keep& published) {
     P policy;
     parse_parameters(part, policy);
     published.sinks = std::max(published.sinks, P::published.sinks);
+    published.recent = std::max(published.recent, P::published.recent);
     spec.codec.emplace(std::move(policy));
     return true;
   }
@@ -508,7 +509,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
       spec.scorer.emplace(std::move(parsed->scorer));
       spec.methods_named += parsed->methods - 1;
       published.sinks = std::max(published.sinks, parsed->published.sinks);
-      published.recent = parsed->published.recent;
+      published.recent = std::max(published.recent, parsed->published.recent);
     } else if (!((add_budgeter<Ps>(part, spec, methods, combinators) ||
                   add_codec<Ps>(part, spec, published)) ||
                  ...)) {
