@@ -215,6 +215,18 @@ TEST(UNComp, MeasuresQueriesAsTheyStreamBy) {
     EXPECT_NE(measured.size(0, 0), measured.size(1, 1));
   }
 }
+// Moments of queries are larger than the limit; they go once they are measured, and rows get it all.
+TEST(EntropyWeight, MomentsThatGoLeaveTheirBytesToRows) {
+  const Shape shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 64};
+  const std::size_t limit = 120000;
+  KVCache cache(shape, Keep{.bytes = limit}, support::Recent{}, EntropyWeight{});
+  const auto in = support::tensors(shape, 1000, 5);
+  support::feed(cache, in, 0, 1000);
+  EXPECT_GT(cache.bytes(), std::size_t{1000} * 4 * 256 + limit);
+  cache.compress();
+  EXPECT_LE(cache.bytes(), limit);
+  EXPECT_GT(cache.bytes(), limit * 9 / 10);
+}
 TEST(UNComp, MeasuresKeysAndValuesAtTheFirstCompression) {
   auto layers = support::tensors(small, 300, 9);
   for (int l = 0; l < 2; ++l)

@@ -36,7 +36,7 @@ void expect_definition(Side side, Index n, int dim, int bits, int group) {
   std::vector<float> got(x.size());
   codec->decode(block.data(), positions.data(), 0, n, got.data());
   const Index rows = side == Side::keys ? group : 1, width = side == Side::keys ? 1 : group;
-  double worst = 0;
+  double squares = 0, count = 0;
   for (Index r = 0; r < n; r += rows)
     for (Index c = 0; c < dim; c += width) {
       double low = INFINITY, high = -INFINITY;
@@ -50,13 +50,20 @@ void expect_definition(Side side, Index n, int dim, int bits, int group) {
       });
       const double step = (high - low) / ((1 << bits) - 1);
       each([&](std::size_t i) {
-        const double want = low + step * std::round((double{x[i]} - low) / step);
         // f16 of low and step moves a level by a few thousandths of the range.
         EXPECT_NEAR(got[i], x[i], 0.5 * step + 4e-3 * (high - low + std::abs(low)));
-        worst = std::max(worst, std::abs(double{got[i]} - want) / (high - low + std::abs(low)));
+        if (!(step > 0)) return;  // one number: exact up to f16
+        const double error = (double{got[i]} - double{x[i]}) / step;
+        squares += error * error;
+        ++count;
       });
     }
-  EXPECT_LT(worst, bits == 8 ? 6e-3 : 0.6 / ((1 << bits) - 1));
+  // Errors of a uniform quantiser with many numbers a group: a twelfth of a step squared, or less
+  // where ends of the range are met exactly.
+  if (bits < 8 && n >= 16 && dim >= 24) {
+    EXPECT_LT(squares / count, 1 / 10.0);
+    EXPECT_GT(squares / count, 1 / 20.0);
+  }
   // Any rows, one by one.
   std::vector<float> one(uz(dim));
   for (const Index r : {Index{0}, n / 2, n - 1}) {
@@ -100,17 +107,18 @@ TEST(Kivi, InACache) {
   const auto in = support::tensors(shape, 500, 3);
   KVCache cache(shape, KIVI{.bits = 4}, SnapKV{.window = 16},
                 Keep{.tokens = 300, .sinks = 4, .recent = 32});
+  KVCache half(shape, SnapKV{.window = 16}, Keep{.tokens = 200, .sinks = 4, .recent = 32});
   support::feed(cache, in, 0, 400);
+  support::feed(half, in, 0, 400);
   cache.compress();
+  half.compress();
   EXPECT_EQ(cache.size(0, 0) + cache.size(0, 1), 600);
-  const std::size_t exact = KVCache(shape).bytes() + 600 * 2 * 32 * 2;
-  EXPECT_LT(cache.bytes(), exact / 2);
+  EXPECT_LT(cache.bytes(), half.bytes());
   for (Index t = 400; t < 500; t += 20) {
     const Matrix got = support::feed(cache, in, t, 20);
     const Matrix want = support::attention_by_definition(cache, 0, in[0].queries.middleRows(t, 20),
                                                          support::range(t, 20));
     EXPECT_LT(support::relative_error(got, want), 1e-3);
-    const Matrix one = support::feed(cache, in, t, 0);
     cache.compress();
   }
 }

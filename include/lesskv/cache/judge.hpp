@@ -124,6 +124,18 @@ class Judgement {
     return std::accumulate(v.begin(), v.end(), Index{0});
   }
 
+  // What Budgeters are shown: the candidates that are judged now, [first, last) of every head, and
+  // their scores, which begin at row 0 of the head or, in a chunk, at its first row. For what is
+  // measured once: all candidates there are.
+  struct Candidates {
+    const std::vector<std::vector<float>>* scores;
+    const std::vector<Index>& first;
+    const std::vector<Index>& last;
+    const std::vector<Index>& all_first;
+    const std::vector<Index>& all_last;
+    bool chunk = false;
+  };
+
   // ---- all rows each time (reach Window)
 
   void judge_all() {
@@ -149,6 +161,7 @@ class Judgement {
           total += static_cast<Index>(keep_.fraction * double(books_.ledger(i).seen - pins[uz(i)]) +
                                       1e-9);
     } else {
+      if (over_limit(held)) measure_lasting({nullptr, first, last, first, last});
       total = limit_rows(held, pins);
       if (total >= sum(held)) return;
       total -= sum(pins);
@@ -364,6 +377,7 @@ class Judgement {
       first[uz(i)] = std::min(keep_.sinks, rows_of(i));
       last[uz(i)] = std::max(first[uz(i)], start[uz(i)]);
     }
+    if (over_limit(held)) measure_lasting({nullptr, first, last, first, last});
     const Index limit = limit_rows(held, pins);
     if (limit >= sum(held)) return;
     const std::vector<Index> granted =
@@ -386,6 +400,10 @@ class Judgement {
 
   // ---- limits
 
+  bool over_limit(const std::vector<Index>& held) const {
+    return keep_.bytes > 0 && price_(held, prefill(books_)) > keep_.bytes;
+  }
+
   // Rows that may stay in all heads together under tokens or bytes; all of them if the limit is not
   // reached.
   Index limit_rows(const std::vector<Index>& held, const std::vector<Index>& floor) const {
@@ -401,7 +419,7 @@ class Judgement {
       const Index slack = std::min(keep_.every - 1, keep_.tokens / 4);
       return whole ? limit : std::max(sum(floor), limit - slack * heads_);
     }
-    if (price_(held, whole) <= keep_.bytes) return sum(held);
+    if (price(held, whole) <= keep_.bytes) return sum(held);
     // As if the budget was even; grant() cuts further if the real one costs more.
     const std::vector<double> even(uz(heads_), 1.0);
     const auto fits = [&](Index total) {
@@ -411,8 +429,8 @@ class Judgement {
     };
     Index low = sum(floor), high = sum(held);
     if (!fits(low)) {
-      if (price_(floor, true) > keep_.bytes)
-        fail("Keep::bytes: impossible budget: rows that cannot go need ", price_(floor, true),
+      if (price(floor, true) > keep_.bytes)
+        fail("Keep::bytes: impossible budget: rows that cannot go need ", price(floor, true),
              " bytes, the limit is ", keep_.bytes);
       return low;
     }
@@ -423,11 +441,27 @@ class Judgement {
     return low;
   }
 
+  // Bytes held with so many rows, what lasting measurements give back taken off.
+  std::size_t price(const std::vector<Index>& rows, bool trimmed) const {
+    return price_(rows, trimmed) - saved_;
+  }
+  // A limit in bytes is turned into rows after what lasts was measured: what it was measured from
+  // (moments of queries, say) then goes, and its bytes are there for rows.
+  void measure_lasting(const Candidates& candidates) {
+    if (keep_.bytes == 0) return;
+    measure_all(candidates, true);
+    saved_ = 0;
+    for (std::size_t p = 0; p < books_.policies.size(); ++p) {
+      const std::size_t before = books_.states[p].bytes(), after = measured_.states[p].bytes();
+      if (!measured_.states[p].empty() && after < before) saved_ += before - after;
+    }
+  }
+
   // Rows that are left after a judgement: room for those of the next `every` steps.
   bool fits_bytes(std::vector<Index> rows, bool whole) const {
     if (!whole)
       for (Index& r : rows) r += keep_.every;
-    return price_(rows, whole) <= keep_.bytes;
+    return price(rows, whole) <= keep_.bytes;
   }
 
   // ---- scores
@@ -540,18 +574,6 @@ class Judgement {
 
   // ---- budgets
 
-  // What Budgeters are shown: the candidates that are judged now, [first, last) of every head, and
-  // their scores, which begin at row 0 of the head or, in a chunk, at its first row. For what is
-  // measured once: all candidates there are.
-  struct Candidates {
-    const std::vector<std::vector<float>>* scores;
-    const std::vector<Index>& first;
-    const std::vector<Index>& last;
-    const std::vector<Index>& all_first;
-    const std::vector<Index>& all_last;
-    bool chunk = false;
-  };
-
   // How many candidates of every head stay: `total` in all.
   std::vector<Index> grant(Shared shared, const Candidates& candidates,
                            const std::vector<Index>& cap, const std::vector<Index>& pins,
@@ -620,9 +642,9 @@ class Judgement {
     return own.empty() ? books_.states[policy] : own;
   }
 
-  // Budgeters look at the heads that they have to look at.
-  void measure_all(const Candidates& candidates) {
-    if (!candidates.scores && budgeters_read_scores()) return;
+  // Budgeters look at the heads that they have to look at; all of them, or those that measure once.
+  void measure_all(const Candidates& candidates, bool lasting_only = false) {
+    if (!candidates.scores && !lasting_only && budgeters_read_scores()) return;
     for (std::size_t p = 0; p < books_.policies.size(); ++p) {
       const PolicyTraits& traits = books_.policies[p].traits();
       if (!traits.measurer) continue;
@@ -630,14 +652,15 @@ class Judgement {
         return rows_of(i) > 0 && !looked_[p] && (layer_ < 0 || layer_of(i) == layer_) &&
                !books_.layers[uz(layer_of(i))].measured[p];
       };
-      bool any = traits.measures_again;
+      const bool again = traits.measures_again && !lasting_only;
+      bool any = again;
       for (Index i = 0; i < heads_ && traits.measures_once; ++i) any = any || fresh(i);
       if (!any) continue;
       AnyStates& states = measured_.states[p];
       if (states.empty()) states = books_.states[p];
       detail::run(books_.executor, heads_, [&](Index i) {
         if (traits.measures_once && fresh(i)) measure(p, i, false, candidates, states.at(i));
-        if (traits.measures_again) measure(p, i, true, candidates, states.at(i));
+        if (again) measure(p, i, true, candidates, states.at(i));
       });
       looked_[p] = 1;
     }
@@ -725,6 +748,7 @@ class Judgement {
   std::size_t scorer_;
   int layer_ = -1;  // judged alone
   Plan plan_;
+  std::size_t saved_ = 0;     // bytes that lasting measurements give back
   Measurements measured_;     // states that this plan measured or changed
   std::vector<char> looked_;  // by policy: it measured during this plan
 };
