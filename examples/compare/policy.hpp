@@ -169,7 +169,7 @@ struct DefaultPolicy {
   double above = 0, up_to = std::numeric_limits<double>::infinity();
 };
 
-// Single methods as published, with f16 rows; two codecs alone, and ours; budgets with the scorers
+// Single methods as published, with f16 rows; codecs alone (int4 in groups of 32 is q4_0), and ours; budgets with the scorers
 // that they were published with; and compositions, with fewer bits where fewer bytes are left. The
 // last three say what each part brings.
 inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
@@ -185,7 +185,8 @@ inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
                                     {"h2o"},
                                     {"keep(sinks=16)+lagkv(lag=128)"},
                                     {"int(bits=8)"},
-                                    {"int(bits=4)"},
+                                    {"int(bits=4,group=32)"},
+                                    {"kivi(bits=4)"},
                                     {"lm(bits=4)"},
                                     {"snapkv(window=32)+zigzag"},
                                     {"snapkv(window=8,pool=7,max_pool=true)+uncomp"},
