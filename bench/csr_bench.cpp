@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <lesskv/codec/csr.hpp>
+#include <lesskv/codec/csr_codec.hpp>
 #include <lesskv/codec/sparse/levels.hpp>
 #include <lesskv/lesskv.hpp>
 #include <random>

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <lesskv/codec/csr.hpp>
+#include <lesskv/codec/csr_codec.hpp>
 #include <lesskv/codec/sparse/levels.hpp>
 
 #include "cache/support.hpp"

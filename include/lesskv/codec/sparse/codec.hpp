@@ -25,12 +25,11 @@
 #include <span>
 #include <vector>
 
+#include "formats.hpp"
 #include "fp8.hpp"
 #include "pursuit.hpp"
 
 LESSKV_BEGIN_NAMESPACE
-
-enum class SparseCode { pairs, lexico, packed };
 
 struct SparseFormat {
   SparseCode code = SparseCode::packed;

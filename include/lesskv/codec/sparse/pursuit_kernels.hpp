@@ -11,11 +11,9 @@
 
 #include "../../kernels/kernels.hpp"
 
-LESSKV_BEGIN_NAMESPACE
+#include "formats.hpp"
 
-// matching: plain matching pursuit (Mallat, Zhang 1993); CSR's. refit: least squares on its atoms.
-// orthogonal: OMP; Lexico's.
-enum class PursuitMethod { matching, refit, orthogonal };
+LESSKV_BEGIN_NAMESPACE
 
 struct AtomSource {
   DType dtype;
