@@ -17,6 +17,7 @@
 #                    under 3 minutes, if a policy names it or (without --quick) no policy is given
 #   --compression X  bytes of the exact f16 cache / bytes held                                    (4 8 16)
 #   --passkey N      texts with five pass keys each                                                (2)
+#   --passkey-digits N  of a pass key; from 16 on every digit at its place counts                  (5)
 #   --threads N      policies that run at the same time                                            (all cores)
 #   --seed N         of the pass keys and of the random baseline                                   (1)
 #   --json FILE      writes the rows there too
@@ -33,7 +34,7 @@ quick=false list=false model="" texts=false context=false dictionary="" train=fa
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '3,26s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,27s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --quick) quick=true; shift; continue ;;
     --model=*) model=${1#*=}; shift; continue ;;
     --model) model=${2:?--model needs a file}; shift 2; continue ;;

@@ -89,13 +89,15 @@ void Comparison::make_key_texts() {
     const std::size_t first = tokens.size() >= used + length ? used : 0;
     KeyText text;
     text.context = make_pass_keys(tokenizer_, std::span(tokens).subspan(first, length),
-                                  mix(options_.seed) + static_cast<std::uint64_t>(i));
+                                  mix(options_.seed) + static_cast<std::uint64_t>(i),
+                                  static_cast<std::size_t>(options_.pass_key_digits));
     key_texts_.push_back(std::move(text));
   }
 }
 
 Report Comparison::run() {
   report_.version = version();
+  report_.keys_are_digits = options_.pass_key_digits >= static_cast<int>(long_pass_key);
   report_.cpu = cpu_name();
   report_.model = std::filesystem::path(options_.model).filename().string();
   report_.model_sha256 = options_.model_sha256;

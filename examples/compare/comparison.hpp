@@ -21,7 +21,7 @@ struct Options {
   std::vector<std::string> texts, policies;
   std::vector<double> compressions = {4, 8, 16};
   Index context = 4096, score = 256;
-  int pass_key_contexts = 2;
+  int pass_key_contexts = 2, pass_key_digits = 5;
   int threads = 1;
   std::uint64_t seed = 1;
   int progress = -1;  // file descriptor

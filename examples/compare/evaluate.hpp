@@ -52,13 +52,13 @@ inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokeni
   KeysFound out;
   for (const PassKey& key : context.keys) {
     if (!key.found_by_exact) continue;
-    ++out.of;
-    out.agnostic += says_digits(run, tokenizer, compressed.fork(), key.question, end, key.digits);
+    out.of += points(key);
+    out.agnostic += points_said(run, tokenizer, compressed.fork(), key.question, end, key);
     lesskv::AnyCache aware = replayed.fork();
     replay(*key.question_tensors, aware);
     aware.compress();
-    out.aware += says_digits(run, tokenizer, std::move(aware), {key.question.back()},
-                             end + static_cast<Index>(key.question.size()) - 1, key.digits);
+    out.aware += points_said(run, tokenizer, std::move(aware), {key.question.back()},
+                             end + static_cast<Index>(key.question.size()) - 1, key);
   }
   return out;
 }

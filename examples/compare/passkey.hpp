@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Pass keys: five-digit numbers hidden in real prose, asked for one by one.
+// Pass keys: numbers hidden in real prose, asked for one by one. Of five digits (or however few) all
+// must be right; of long ones, from long_pass_key digits on, every digit at its place counts.
 #pragma once
 
 #include <algorithm>
@@ -35,13 +36,16 @@ inline std::uint64_t mix(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
+inline constexpr std::size_t long_pass_key = 16;
+
 inline constexpr std::array<const char*, 20> pass_key_names = {
     "Alice", "Martin", "Clara", "Victor", "Helen", "Oscar", "Nina",  "Peter",  "Laura", "Simon",
     "Emma",  "Felix",  "Diana", "Robert", "Julia", "Henry", "Sarah", "Thomas", "Grace", "Adam"};
 
 // Puts five keys into `prose` at 10, 30, 50, 70 and 90 % of it, each at the next end of a sentence.
 inline PassKeyContext make_pass_keys(const engine::Tokenizer& tokenizer,
-                                     std::span<const std::int32_t> prose, std::uint64_t seed) {
+                                     std::span<const std::int32_t> prose, std::uint64_t seed,
+                                     std::size_t digits = 5) {
   constexpr std::size_t count = 5;
   const auto ends_sentence = [&](std::int32_t token) {
     const std::string text = tokenizer.decode(token);
@@ -54,6 +58,9 @@ inline PassKeyContext make_pass_keys(const engine::Tokenizer& tokenizer,
     PassKey key;
     key.name = pass_key_names[(first_name + k) % pass_key_names.size()];
     key.digits = std::to_string(10000 + mix(seed * 1000 + k + 1) % 90000);
+    for (std::uint64_t i = 0; key.digits.size() < digits; ++i)
+      key.digits += static_cast<char>('0' + mix((seed * 1000 + k + 1) * 1000 + i) % 10);
+    key.digits.resize(digits);
     std::size_t at = prose.size() * (2 * k + 1) / 10;
     const std::size_t limit = std::min(prose.size(), at + prose.size() / 10);
     while (at < limit && !ends_sentence(prose[at])) ++at;
@@ -75,12 +82,19 @@ inline PassKeyContext make_pass_keys(const engine::Tokenizer& tokenizer,
   return out;
 }
 
-// True if the greedy continuation of `fed` is, after blanks, exactly the digits. Stops at the first
-// wrong token.
+// How many points a key gives: one, or one a digit.
+inline Index points(const PassKey& key) {
+  return key.digits.size() < long_pass_key ? 1 : static_cast<Index>(key.digits.size());
+}
+
+// Points of the greedy continuation of `fed`. A short key must follow, after blanks, exactly: stops
+// at the first wrong token. Of a long one as many digits as it has are taken, blanks left out.
 template <class Cache>
-bool says_digits(engine::Run& run, const engine::Tokenizer& tokenizer, Cache cache,
-                 std::vector<std::int32_t> fed, Index position, const std::string& digits) {
+Index points_said(engine::Run& run, const engine::Tokenizer& tokenizer, Cache cache,
+                  std::vector<std::int32_t> fed, Index position, const PassKey& key) {
   constexpr std::size_t most_blanks = 4;
+  const std::string& digits = key.digits;
+  const bool all_or_nothing = points(key) == 1;
   std::string said;
   for (;;) {
     const std::int32_t token = engine::argmax(run.forward(cache, fed, position));
@@ -89,9 +103,16 @@ bool says_digits(engine::Run& run, const engine::Tokenizer& tokenizer, Cache cac
     said += tokenizer.decode(token);
     const std::size_t start = std::min(said.find_first_not_of(' '), said.size());
     const std::string number = said.substr(start, digits.size());
-    if (start > most_blanks || number != digits.substr(0, number.size())) return false;
-    if (number == digits) return true;
-    if (token < 0 || tokenizer.is_special(token)) return false;
+    const bool ended = token < 0 || tokenizer.is_special(token) || start > most_blanks;
+    if (all_or_nothing) {
+      if (start > most_blanks || number != digits.substr(0, number.size())) return 0;
+      if (number == digits) return 1;
+      if (ended) return 0;
+    } else if (ended || number.size() == digits.size()) {
+      Index right = 0;
+      for (std::size_t i = 0; i < number.size(); ++i) right += number[i] == digits[i];
+      return right;
+    }
   }
 }
 
@@ -106,8 +127,9 @@ inline Pass exact_pass(engine::Run& run, const engine::Tokenizer& tokenizer,
     const std::span<const std::int32_t> question(key.question);
     forward_and_keep(run, asked, tensors, question.first(question.size() - 1), end);
     key.question_tensors = std::move(tensors);
-    key.found_by_exact = says_digits(run, tokenizer, std::move(asked), {key.question.back()},
-                                     end + static_cast<Index>(key.question.size()) - 1, key.digits);
+    const Index said = points_said(run, tokenizer, std::move(asked), {key.question.back()},
+                                   end + static_cast<Index>(key.question.size()) - 1, key);
+    key.found_by_exact = 10 * said >= 9 * points(key);  // a long one: nearly
   }
   return pass;
 }

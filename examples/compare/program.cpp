@@ -56,6 +56,9 @@ int program(int argc, const char* const* argv) {
       ->check(CLI::Range(1, 1 << 16));
   app.add_option("--passkey", options.pass_key_contexts, "texts with five pass keys each")
       ->check(CLI::Range(0, 1000));
+  app.add_option("--passkey-digits", options.pass_key_digits,
+                 "digits of a pass key; from 16 on every digit at its place counts")
+      ->check(CLI::Range(1, 64));
   app.add_option("--threads", options.threads, "policies that run at the same time")
       ->check(CLI::Range(1, 1024));
   app.add_option("--seed", options.seed, "of the pass keys and of the random baseline")

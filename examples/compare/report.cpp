@@ -219,9 +219,10 @@ std::string Report::table() const {
   for (const std::string& document : documents) names += (names.empty() ? "" : ", ") + document;
   out += format("\nlesskv %s; ", version.c_str()) + model + "; " + cpu + "; " + names;
   out += format(
-      "; context %td; %td tokens scored, %td copied, %td pass keys; seed %llu; exact prefill %.1f "
+      "; context %td; %td tokens scored, %td copied, %td %s; seed %llu; exact prefill %.1f "
       "s\n",
-      context, scored, copied, keys, static_cast<unsigned long long>(seed), prefill_ms / 1000);
+      context, scored, copied, keys, keys_are_digits ? "digits of pass keys" : "pass keys",
+      static_cast<unsigned long long>(seed), prefill_ms / 1000);
   out +=
       "x: bytes of the exact f16 cache / bytes (+ more than the target, - less than 0.95 of it); "
       "±: one standard error; "

@@ -57,6 +57,7 @@ struct Report {
   std::uint64_t seed = 0;
   double prefill_ms = 0;
   int pass_key_contexts = 0;
+  bool keys_are_digits = false;  // long pass keys: every digit counts
   std::vector<Row> rows;
 
   // Exact first, then by target, then by the error on the copy task; rows without figures last in

@@ -127,6 +127,22 @@ TEST_F(ComparisonTest, RowsSayWhatTheCachesDid) {
   EXPECT_LT(other_type.running().divergence.value(), 1e-2);
 }
 
+TEST_F(ComparisonTest, EveryDigitOfALongPassKeyCounts) {
+  Options longer = options();
+  longer.policies = {"keep(tokens=64)+streamingllm"};
+  longer.pass_key_digits = 24;
+  const Report report = Comparison(longer).run();
+  EXPECT_TRUE(report.keys_are_digits);
+  const Row& exact = report.rows.front();
+  EXPECT_GT(exact.keys, 0);
+  EXPECT_EQ(exact.keys % 24, 0);
+  EXPECT_GE(10 * exact.keys_agnostic, 9 * exact.keys);
+  // Most keys are gone; what is said then is right by chance, or nothing.
+  const Row& few = find(report, "keep(tokens=64)+streamingllm");
+  EXPECT_EQ(few.keys, exact.keys);
+  EXPECT_LT(few.keys_agnostic, exact.keys_agnostic);
+}
+
 TEST_F(ComparisonTest, ThreadsChangeNoFigure) {
   Options one = options();
   one.texts.push_back(text_file("other.i32", 600));
