@@ -192,13 +192,20 @@ std::string Report::table() const {
     }
     lines.push_back(cells_of(row));
   }
+  // A long name has a line of its own, with its figures below.
+  constexpr std::size_t longest_name = 44;
   std::vector<std::size_t> widths(std::size(columns), 0);
   for (const auto& line : lines)
     for (std::size_t c = 0; c < line.size(); ++c)
-      widths[c] = std::max(widths[c], width_of(line[c]));
+      if (c > 0 || width_of(line[c]) <= longest_name)
+        widths[c] = std::max(widths[c], width_of(line[c]));
 
   std::string out;
-  for (const auto& line : lines) {
+  for (auto& line : lines) {
+    if (width_of(line[0]) > longest_name) {
+      out += line[0] + '\n';
+      line[0].clear();
+    }
     std::string text;
     for (std::size_t c = 0; c < line.size(); ++c) {
       const std::string blanks(widths[c] - width_of(line[c]), ' ');

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 namespace {
 
 using namespace compare;
@@ -117,6 +119,22 @@ TEST(Report, TableShowsEveryRowUnderItsCompression) {
     ASSERT_NE(found, std::string::npos) << part << " in\n" << table;
     at = found;
   }
+}
+
+TEST(Report, ALongNameHasALineOfItsOwn) {
+  Report r;
+  r.rows = {row("exact", 0, 1000, 0), row(std::string(60, 'x'), 2, 500, 0.25)};
+  std::istringstream table(r.table());
+  std::string line, before;
+  bool found = false;
+  while (std::getline(table, line)) {
+    if (before == std::string(60, 'x')) {
+      found = true;
+      EXPECT_EQ(line.find_first_not_of(' '), line.find("2.00"));
+    }
+    before = line;
+  }
+  EXPECT_TRUE(found);
 }
 
 }  // namespace
