@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "cache/spec.hpp"
+#include "codec/csr.hpp"
 #include "lesskv.hpp"
 
 LESSKV_BEGIN_NAMESPACE

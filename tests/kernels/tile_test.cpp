@@ -13,11 +13,13 @@ namespace {
 
 using namespace fixture;
 using lesskv::LagTask;
+using lesskv::ScoreKernelTable;
 using lesskv::TileKernelTable;
 
 class Tiles : public testing::TestWithParam<const KernelTable*> {
  protected:
   const TileKernelTable& kernel() const { return lesskv::tile_kernels(*GetParam()); }
+  const ScoreKernelTable& scores() const { return lesskv::score_kernels(*GetParam()); }
 };
 
 // What the kernel computes, one number at a time.
@@ -46,7 +48,7 @@ std::vector<double> deviations(const std::vector<float>& x, Index dim, Index fir
   return out;
 }
 
-std::vector<float> lag_deviations(const TileKernelTable& kernel, const Head& head, bool keys,
+std::vector<float> lag_deviations(const ScoreKernelTable& kernel, const Head& head, bool keys,
                                   Index first, Index lag, Index chunks) {
   const int dim = keys ? head.key_dim : head.value_dim;
   Floats workspace;
@@ -66,7 +68,7 @@ std::vector<float> lag_deviations(const TileKernelTable& kernel, const Head& hea
   return out;
 }
 
-void expect_deviations(const TileKernelTable& kernel, const Head& head, Index first, Index lag,
+void expect_deviations(const ScoreKernelTable& kernel, const Head& head, Index first, Index lag,
                        Index chunks, double tolerance = 3e-6) {
   for (const bool keys : {true, false}) {
     const auto want = deviations(keys ? head.keys : head.values,
@@ -90,7 +92,7 @@ TEST_P(Tiles, LagDeviationsOfAnyShapeAndPlace) {
                                                       {0, 2, 9, 0},
                                                       {3, 130, 1, 0}}) {
         const Head head(first + lag * (chunks + 1) + spare, dim, dim + 1, type, 7);
-        expect_deviations(kernel(), head, first, lag, chunks);
+        expect_deviations(scores(), head, first, lag, chunks);
       }
 }
 
@@ -120,8 +122,8 @@ TEST_P(Tiles, LagDeviationsOfHardNumbers) {
         put(k, r % 64 / 16 * 64 * 16 + c * 16 + r % 16, head.keys[uz(r * 64 + c)], type);
       for (Index c = 0; c < 48; ++c) put(v, r % 64 * 48 + c, head.values[uz(r * 48 + c)], type);
     }
-    expect_deviations(kernel(), head, 0, 64, 4, 1e-5);
-    expect_deviations(kernel(), head, 9, 64, 3, 1e-5);
+    expect_deviations(scores(), head, 0, 64, 4, 1e-5);
+    expect_deviations(scores(), head, 9, 64, 3, 1e-5);
   }
 }
 
@@ -139,7 +141,7 @@ TEST_P(Tiles, LagDeviationsSurviveCancellation) {
       put(const_cast<void*>(head.blocks[0].values), r * dim + c, head.values[uz(r * dim + c)],
           DType::f32);
     }
-  expect_deviations(kernel(), head, 0, 64, 1, 1e-5);
+  expect_deviations(scores(), head, 0, 64, 1, 1e-5);
 }
 
 TEST_P(Tiles, NormsOfKeys) {
@@ -149,7 +151,7 @@ TEST_P(Tiles, NormsOfKeys) {
       for (const auto& [first, last] :
            {std::pair<Index, Index>{0, 150}, {7, 8}, {60, 70}, {16, 144}, {3, 149}}) {
         std::vector<float> out(uz(last - first) + 1, -77.f);
-        kernel().key_norms(type, head.blocks.data(), dim, first, last, out.data());
+        scores().key_norms(type, head.blocks.data(), dim, first, last, out.data());
         EXPECT_EQ(out.back(), -77.f);
         for (Index r = first; r < last; ++r) {
           double sum = 0;

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "../codec/csr.hpp"
 #include "../methods.hpp"
 #include "spec.hpp"
 

@@ -24,14 +24,19 @@ struct LagTask {
   float* workspace;  // lag_workspace(dim) floats, 64-byte aligned
 };
 
-struct TileKernelTable {
+// Scores. A table of its own, so that who scores otherwise does not compile them.
+struct ScoreKernelTable {
   const char* name;
   // out[c * lag + i]: the standard deviation over the channels of row i of chunk c, each channel
   // scaled by its range in chunk c + 1; see score/lagkv.hpp.
   void (*lag_deviations)(const LagTask&, float* out);
   // The Euclidean length of the keys of rows [first, last).
   void (*key_norms)(DType, const BlockRef* blocks, int dim, Index first, Index last, float* out);
+};
 
+// Selection, and rows that move.
+struct TileKernelTable {
+  const char* name;
   // Scores to ordered integers: larger float, larger integer; NaN least. Also their range.
   void (*order_keys)(const float* x, Index n, std::int32_t* keys, std::int32_t* least,
                      std::int32_t* most);
@@ -116,8 +121,9 @@ LESSKV_END_NAMESPACE
 #if LESSKV_DECLARE_ONLY
 
 LESSKV_BEGIN_NAMESPACE
-// The table of the same instruction set as an attention table.
+// The tables of the same instruction set as an attention table.
 const TileKernelTable& tile_kernels(const KernelTable& of);
+const ScoreKernelTable& score_kernels(const KernelTable& of);
 LESSKV_END_NAMESPACE
 
 #else
@@ -128,7 +134,7 @@ LESSKV_END_NAMESPACE
 
 LESSKV_BEGIN_NAMESPACE
 
-// The table of the same instruction set as an attention table.
+// The tables of the same instruction set as an attention table.
 LESSKV_FUNCTION const TileKernelTable& tile_kernels(const KernelTable& of) {
 #if defined(__x86_64__)
   if (of.lanes == 16) return detail::avx512::tile_table;
@@ -136,6 +142,14 @@ LESSKV_FUNCTION const TileKernelTable& tile_kernels(const KernelTable& of) {
 #endif
   static_cast<void>(of);
   return detail::base::tile_table;
+}
+LESSKV_FUNCTION const ScoreKernelTable& score_kernels(const KernelTable& of) {
+#if defined(__x86_64__)
+  if (of.lanes == 16) return detail::avx512::score_table;
+  if (of.lanes == 8) return detail::avx2::score_table;
+#endif
+  static_cast<void>(of);
+  return detail::base::score_table;
 }
 
 LESSKV_END_NAMESPACE
@@ -145,6 +159,10 @@ LESSKV_END_NAMESPACE
 LESSKV_BEGIN_NAMESPACE
 inline const TileKernelTable& tile_kernels() {
   static const TileKernelTable& chosen = tile_kernels(kernels());
+  return chosen;
+}
+inline const ScoreKernelTable& score_kernels() {
+  static const ScoreKernelTable& chosen = score_kernels(kernels());
   return chosen;
 }
 

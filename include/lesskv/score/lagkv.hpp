@@ -86,12 +86,12 @@ struct LagKV {
                  .chunks = count / lag,
                  .workspace = side + detail::round_up(count, 16)};
     float* score = out.data() + head.first;
-    tile_kernels().lag_deviations(task, score);
+    score_kernels().lag_deviations(task, score);
     kernels().softmax_rows(score, task.chunks, lag, nullptr, lag);
     if (value_weight <= 0) return;
     task.keys = false;
     task.dim = rows.value_dim;
-    tile_kernels().lag_deviations(task, side);
+    score_kernels().lag_deviations(task, side);
     kernels().softmax_rows(side, task.chunks, lag, nullptr, lag);
     for (Index r = 0; r < count; ++r) score[r] += value_weight * side[r];
   }
