@@ -103,7 +103,8 @@ TEST(DictionaryFile, ComesBack) {
   EXPECT_EQ(back.values(0)[1].size(), 10);
   EXPECT_EQ(back.mean_of_keys(2, 1)[0], set.key_mean[40]);
   // What is held: atoms, levels, means, tables, frequencies.
-  EXPECT_EQ(back.bytes(), 20u * 8 * 2 + 9 * 4 * 2 + 10 * 4 * 4 + 8 * 4 + 2 * 48 * 4 + 9 * 4 + 3 * 8);
+  EXPECT_EQ(back.bytes(),
+            20u * 8 * 2 + 9 * 4 * 2 + 10 * 4 * 4 + 8 * 4 + 2 * 48 * 4 + 9 * 4 + 3 * 8);
   // Without means, after RoPE.
   DictionarySet plain = set;
   plain.key_mean.clear();

@@ -65,7 +65,8 @@ TEST(Rope, KeysBeforeAndAfter) {
 TEST(Rope, EqualsTheDefinition) {
   Rope linear{.theta = 500000, .width = 16, .scaling = Rope::Scaling::linear, .factor = 4};
   Rope given{.frequencies = {0.7, 0.01}};
-  for (const std::int64_t p : {0ll, 1ll, 63ll, 64ll, 4095ll, 4096ll, 262143ll, 16777215ll, 4294967295ll}) {
+  for (const std::int64_t p :
+       {0ll, 1ll, 63ll, 64ll, 4095ll, 4096ll, 262143ll, 16777215ll, 4294967295ll}) {
     std::vector<float> key(20, 0.f);
     for (std::size_t c = 0; c < 20; ++c) key[c] = static_cast<float>(c) - 9;
     std::vector<float> got = key;

@@ -42,8 +42,8 @@ struct KeyNorm {
   // The same from storage.
   void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
     float* score = out.data() + head.first;
-    score_kernels().key_norms(rows.dtype, rows.blocks.data(), rows.key_dim, rows.offset + head.first,
-                             rows.offset + head.last, score);
+    score_kernels().key_norms(rows.dtype, rows.blocks.data(), rows.key_dim,
+                              rows.offset + head.first, rows.offset + head.last, score);
     for (Index r = 0; r < head.last - head.first; ++r) score[r] = -score[r];
   }
 };
