@@ -146,8 +146,9 @@ class AnyCache {
 
   void check_options(int layer, Index tokens, const AttendOptions& options) const;
 
-  // The first `rows` rows of a head, as a kernel reads them.
-  AttendTask task(int layer, int head, Index rows, std::vector<BlockRef>& blocks) const;
+  // Blocks [begin, end) of a head, as far as they hold the first `rows` rows, as a kernel reads them.
+  AttendTask task(int layer, int head, Index rows, Index begin, Index end,
+                  std::vector<BlockRef>& blocks) const;
 
   // Queries [first, last) of a pass of `tokens` queries.
   struct Pass {
