@@ -5,7 +5,6 @@
 //   csr/atoms<n>/rows<rows>: one query against all rows: microseconds a layer, and times an exact
 //   cache of the same rows (coded_by_exact); rows a second that compress() encodes.
 #include <benchmark/benchmark.h>
-#include <time.h>
 
 #include <algorithm>
 #include <lesskv/codec/csr.hpp>
@@ -14,15 +13,12 @@
 #include <lesskv/lesskv.hpp>
 #include <random>
 
+#include "read_limit.hpp"
+
 namespace {
 
 using namespace lesskv;
-
-double now() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
+using bench::thread_now;
 
 std::vector<float> normal(Index count, unsigned seed) {
   std::mt19937 random(seed);
@@ -63,17 +59,17 @@ void csr(benchmark::State& state) {
   KVCache coded(shape, CSR{.atoms = static_cast<int>(state.range(0)), .dictionary = shared});
   exact.append(0, View::packed(keys.data(), n, 3, 64), View::packed(values.data(), n, 3, 64));
   coded.append(0, View::packed(keys.data(), n, 3, 64), View::packed(values.data(), n, 3, 64));
-  const double before = now();
+  const double before = thread_now();
   coded.compress();
-  const double encode = now() - before;
+  const double encode = thread_now() - before;
   double exact_best = 1e9, coded_best = 1e9;
   const View query = View::packed(queries.data(), 1, 9, 64);
   for (auto _ : state) {
-    const double start = now();
+    const double start = thread_now();
     exact.attend(0, query, out.data());
-    const double between = now();
+    const double between = thread_now();
     coded.attend(0, query, out.data());
-    const double end = now();
+    const double end = thread_now();
     exact_best = std::min(exact_best, between - start);
     coded_best = std::min(coded_best, end - between);
     state.SetIterationTime(end - between);

@@ -7,7 +7,6 @@
 //   head, 3 query rows, 4 atoms a row of 64; rule: what SparseCodec::table_pays() says.
 // Run it pinned and alone: taskset -c 0 pursuit_bench
 #include <benchmark/benchmark.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,21 +15,13 @@
 #include <string>
 #include <vector>
 
+#include "read_limit.hpp"
+
 namespace {
 
 using namespace lesskv;
-
-// Seconds that this thread has run: others on the machine do not count.
-double now() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-double median(std::vector<double> x) {
-  std::nth_element(x.begin(), x.begin() + static_cast<Index>(x.size() / 2), x.end());
-  return x[x.size() / 2];
-}
+using bench::median;
+using bench::thread_now;
 
 // Rows around clustered directions: real keys and values are no white noise, and neither are the
 // atoms that were trained on them.
@@ -72,12 +63,12 @@ void pursuit(benchmark::State& state, PursuitMethod method) {
   std::fill(panels.data(), panels.data() + padded * dim, 0.01f);
   std::vector<double> whole, products;
   for (auto _ : state) {
-    const double start = now();
+    const double start = thread_now();
     for (Index i = 0; i < n; i += 64)
       table.correlate(panels.data(), padded, dim, rows.data() + i * dim, 64, alpha.data(), stride);
-    const double between = now();
+    const double between = thread_now();
     coder.encode(rows.data(), n, dim, {.steps = steps, .method = method}, out);
-    const double end = now();
+    const double end = thread_now();
     products.push_back(between - start);
     whole.push_back(end - between);
     state.SetIterationTime(end - between);
@@ -110,7 +101,7 @@ void attend_codes(benchmark::State& state) {
       logits(R * n), out(R * dim), dense(n * dim);
   std::vector<double> by_table, by_decoding;
   for (auto _ : state) {
-    const double start = now();
+    const double start = thread_now();
     codec.make_table(queries.data(), R, table.data());
     std::fill(sums.begin(), sums.end(), 0.f);
     for (Index b = 0; b < blocks; ++b) {
@@ -120,7 +111,7 @@ void attend_codes(benchmark::State& state) {
     }
     codec.finish(sums.data(), R, out.data());
     benchmark::DoNotOptimize(out.data());
-    const double between = now();
+    const double between = thread_now();
     for (Index b = 0; b < blocks; ++b) {
       const std::byte* block = coded.data() + static_cast<std::size_t>(b) * bytes;
       for (int side = 0; side < 2; ++side) {  // keys, then values
@@ -139,7 +130,7 @@ void attend_codes(benchmark::State& state) {
       }
     }
     benchmark::DoNotOptimize(out.data());
-    const double end = now();
+    const double end = thread_now();
     by_table.push_back(between - start);
     by_decoding.push_back(end - between);
     state.SetIterationTime(between - start);

@@ -13,21 +13,13 @@
 #include <vector>
 
 #include "score/reference.hpp"
+#include "support/message.hpp"
 
 namespace budget_test {
 
 using namespace lesskv;
 
-// Message of the error that f() ends in.
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using support::message_of;
 
 // Causal softmax attention in double of the last `w` queries (of the file with the newest 64, or
 // all) of a reference layer: [w * 3][1024], query-major, then query head.

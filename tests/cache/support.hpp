@@ -8,6 +8,8 @@
 #include <random>
 #include <vector>
 
+#include "support/message.hpp"
+
 namespace support {
 
 using namespace lesskv;
@@ -181,16 +183,5 @@ struct Tilted {
     for (std::size_t i = 0; i < quota.size(); ++i) quota[i] *= 1 + static_cast<int>(i) % s.kv_heads;
   }
 };
-
-// The text of the error that f() ends in.
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 }  // namespace support

@@ -39,7 +39,7 @@ TEST(CSR, TextForm) {
     if (method.name == "csr") listed = method.role == "codec";
   EXPECT_TRUE(listed);
   const auto error = [&](const std::string& spec) {
-    return message([&] { make_cache(spec, shape); });
+    return message_of([&] { make_cache(spec, shape); });
   };
   expect_says(error("keys(snapkv)"), "unknown codec in keys 'snapkv'");
   expect_says(error("keys(lm(bits=2),lm)"), "keys takes one codec");

@@ -19,15 +19,6 @@ using sparse::random_atoms;
 
 inline const Shape shape{.layers = 2, .query_heads = 6, .kv_heads = 2, .head_dim = 32};
 
-template <class Function>
-std::string message(Function&& function) {
-  try {
-    function();
-  } catch (const Error& failure) {
-    return failure.what();
-  }
-  return "no error";
-}
 inline void expect_says(const std::string& got, const std::string& want) {
   EXPECT_NE(got.find(want), std::string::npos) << got;
 }

@@ -388,12 +388,12 @@ TEST(CSRCache, AtomsOfThePrompt) {
 
 TEST(CSRCache, BadInput) {
   const auto error = [&](const CSR& csr, Shape of = shape) {
-    return message([&] { KVCache cache(of, csr); });
+    return message_of([&] { KVCache cache(of, csr); });
   };
   const auto with = [&](auto&& change) {
     DictionarySet set = example();
     change(set);
-    return message([&] { KVCache cache(shape, CSR{.atoms = 3, .dictionary = set}); });
+    return message_of([&] { KVCache cache(shape, CSR{.atoms = 3, .dictionary = set}); });
   };
   expect_says(error({}), "CSR::dictionary is missing");
   Shape other = shape;
@@ -431,8 +431,8 @@ TEST(CSRCache, BadInput) {
   std::fseek(bytes, 200, SEEK_SET);
   std::fputc(1 ^ std::fgetc(bytes), bytes);
   std::fclose(bytes);
-  expect_says(message([&] { Dictionaries{file.path}; }), "CSR::dictionary: " + file.path);
-  expect_says(message([&] { Dictionaries{file.path}; }), "checksum");
+  expect_says(message_of([&] { Dictionaries{file.path}; }), "CSR::dictionary: " + file.path);
+  expect_says(message_of([&] { Dictionaries{file.path}; }), "checksum");
 }
 
 }  // namespace

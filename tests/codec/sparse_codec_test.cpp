@@ -10,16 +10,6 @@ namespace {
 
 using namespace sparse;
 
-template <class Function>
-std::string message(Function&& function) {
-  try {
-    function();
-  } catch (const Error& failure) {
-    return failure.what();
-  }
-  return "no error";
-}
-
 Dictionary dictionary(int dim, Index atoms, unsigned seed, int stages = 8, int levels = 16) {
   const Pursuit coder(Dictionary(dim, atoms, random_atoms(atoms, dim, seed).data()));
   const std::vector<float> rows = random_rows(500, dim, seed + 1);
@@ -280,7 +270,7 @@ TEST(SparseCodec, BadInput) {
   const Dictionary d = dictionary(16, 64, 1);
   const auto make_with = [&](SparseFormat format, std::vector<Dictionary> chunks,
                              std::vector<float> mean = {}) {
-    return message([&] { SparseCodec(format, chunks, mean); });
+    return message_of([&] { SparseCodec(format, chunks, mean); });
   };
   const auto expect = [](const std::string& got, const std::string& want) {
     EXPECT_NE(got.find(want), std::string::npos) << got;
@@ -299,10 +289,10 @@ TEST(SparseCodec, BadInput) {
       make_with({}, {dictionary(16, 64, 1, 8, 256).extended(random_atoms(300, 16, 2).data(), 300)}),
       "do not fit into 16");
   const SparseCodec codec({}, {d});
-  expect(message([&] { codec.block_bytes(64, 64); }), "SparseCodec::dim is 64");
+  expect(message_of([&] { codec.block_bytes(64, 64); }), "SparseCodec::dim is 64");
   std::vector<float> rows(65 * 16);
   std::vector<std::byte> out(10000);
-  expect(message([&] { codec.encode(rows.data(), 65, out.data()); }), "SparseCodec::rows");
+  expect(message_of([&] { codec.encode(rows.data(), 65, out.data()); }), "SparseCodec::rows");
 }
 
 }  // namespace

@@ -11,16 +11,6 @@ namespace {
 
 using namespace sparse;
 
-template <class Function>
-std::string message(Function&& function) {
-  try {
-    function();
-  } catch (const Error& failure) {
-    return failure.what();
-  }
-  return "no error";
-}
-
 DictionarySet example() {
   DictionarySet set;
   set.layers = 3;
@@ -130,14 +120,14 @@ TEST(DictionaryFile, OutlivesItsCopies) {
 TEST(DictionaryFile, EveryCutIsAnError) {
   const std::vector<std::byte> bytes = example().serialise();
   for (std::size_t n = 0; n < bytes.size(); ++n) {
-    const std::string got = message([&] {
+    const std::string got = message_of([&] {
       parse({bytes.begin(), bytes.begin() + static_cast<Index>(n)});
     });
     ASSERT_EQ(got.rfind("lesskv: file: ", 0), 0u) << n << got;
   }
   std::vector<std::byte> longer = bytes;
   longer.push_back(std::byte{0});
-  EXPECT_NE(message([&] { parse(longer); }).find("bytes too many"), std::string::npos);
+  EXPECT_NE(message_of([&] { parse(longer); }).find("bytes too many"), std::string::npos);
 }
 
 TEST(DictionaryFile, EveryFlippedByteIsAnError) {
@@ -146,7 +136,7 @@ TEST(DictionaryFile, EveryFlippedByteIsAnError) {
     for (const int mask : {1, 0x80, 0xff}) {
       std::vector<std::byte> wrong = bytes;
       wrong[i] ^= static_cast<std::byte>(mask);
-      ASSERT_NE(message([&] { parse(wrong); }), "no error") << i;
+      ASSERT_NE(message_of([&] { parse(wrong); }), "no error") << i;
     }
 }
 
@@ -168,7 +158,7 @@ TEST(DictionaryFile, HostileButWellSigned) {
     writer.bytes = std::move(wrong);
     writer.set64(8, writer.bytes.size());
     writer.set64(16, detail::fnv1a(writer.bytes.data() + 24, writer.bytes.size() - 24));
-    const std::string got = message([&] {
+    const std::string got = message_of([&] {
       const DictionarySet set = parse(writer.bytes, true);
       for (int l = 0; l < set.layers; ++l) {
         set.keys(l);
@@ -186,32 +176,33 @@ TEST(DictionaryFile, SaysWhatIsWrong) {
     EXPECT_NE(got.find(want), std::string::npos) << got;
   };
   const TemporaryFile file;
-  expect(message([&] { DictionarySet::load(file.path + ".none"); }), "cannot be opened");
-  expect(message([&] { DictionarySet::load("/tmp"); }), "cannot be opened");
-  expect(message([&] { DictionarySet::load(file.path); }), file.path + ": not a dictionary file");
+  expect(message_of([&] { DictionarySet::load(file.path + ".none"); }), "cannot be opened");
+  expect(message_of([&] { DictionarySet::load("/tmp"); }), "cannot be opened");
+  expect(message_of([&] { DictionarySet::load(file.path); }),
+         file.path + ": not a dictionary file");
   std::vector<std::byte> bytes = example().serialise();
   bytes[7] = std::byte{'2'};
-  expect(message([&] { parse(bytes); }), "file: version 2");
+  expect(message_of([&] { parse(bytes); }), "file: version 2");
   bytes = example().serialise();
   bytes[100] ^= std::byte{1};
-  expect(message([&] { parse(bytes); }), "checksum");
-  expect(message([&] { example().save("/nowhere/at/all"); }), "/nowhere/at/all: ");
+  expect(message_of([&] { parse(bytes); }), "checksum");
+  expect(message_of([&] { example().save("/nowhere/at/all"); }), "/nowhere/at/all: ");
   DictionarySet set = example();
   set.value_dictionary[3] = 3;
-  expect(message([&] { set.serialise(); }), "values name dictionary 3 of 3");
+  expect(message_of([&] { set.serialise(); }), "values name dictionary 3 of 3");
   set = example();
   set.value_dictionary[3] = 0;
-  expect(message([&] { set.serialise(); }), "different dim");
+  expect(message_of([&] { set.serialise(); }), "different dim");
   set = example();
   set.key_mean.pop_back();
-  expect(message([&] { set.serialise(); }), "means of keys");
+  expect(message_of([&] { set.serialise(); }), "means of keys");
   set = example();
   set.rope_frequencies.resize(5);
-  expect(message([&] { set.serialise(); }), "5 frequencies of a rotation of 8 channels");
+  expect(message_of([&] { set.serialise(); }), "5 frequencies of a rotation of 8 channels");
   set = example();
   set.dictionaries[0] = set.dictionaries[0].extended(random_atoms(1, 8, 9).data(), 1);
-  expect(message([&] { set.serialise(); }), "prompt");
-  expect(message([&] { example().keys(3); }), "DictionarySet::layer is 3");
+  expect(message_of([&] { set.serialise(); }), "prompt");
+  expect(message_of([&] { example().keys(3); }), "DictionarySet::layer is 3");
 }
 
 }  // namespace

@@ -291,23 +291,13 @@ TEST(Pursuit, EachVectorAlone) {
   }
 }
 
-template <class Function>
-std::string message(Function&& function) {
-  try {
-    function();
-  } catch (const Error& failure) {
-    return failure.what();
-  }
-  return "no error";
-}
-
 TEST(Pursuit, BadInput) {
   const Dictionary dictionary(8, 30, random_atoms(30, 8, 9).data());
   const Pursuit coder(dictionary);
   std::vector<float> rows(8, 1.f);
   Codes codes(1, 4);
   const auto run = [&](PursuitOptions options) {
-    return message([&] { coder.encode(rows.data(), 1, 8, options, codes.out()); });
+    return message_of([&] { coder.encode(rows.data(), 1, 8, options, codes.out()); });
   };
   EXPECT_NE(run({.steps = 0}).find("Pursuit::steps is 0"), std::string::npos);
   EXPECT_NE(run({.steps = 65}).find("Pursuit::steps is 65"), std::string::npos);
@@ -316,21 +306,22 @@ TEST(Pursuit, BadInput) {
   EXPECT_NE(run({.quantised = true}).find("coefficient levels for 0"), std::string::npos);
   rows[3] = std::nanf("");
   EXPECT_NE(run({}).find("Pursuit::rows: vector 0 is not finite"), std::string::npos);
-  EXPECT_NE(message([] { Pursuit{Dictionary()}; }).find("Pursuit::dictionary"), std::string::npos);
+  EXPECT_NE(message_of([] { Pursuit{Dictionary()}; }).find("Pursuit::dictionary"),
+            std::string::npos);
 }
 
 TEST(Dictionary, BadInput) {
   std::vector<float> atoms = random_atoms(4, 8, 1);
-  EXPECT_NE(message([&] { Dictionary(0, 4, atoms.data()); }).find("Dictionary::dim is 0"),
+  EXPECT_NE(message_of([&] { Dictionary(0, 4, atoms.data()); }).find("Dictionary::dim is 0"),
             std::string::npos);
-  EXPECT_NE(message([&] { Dictionary(8, 0, atoms.data()); }).find("Dictionary::count is 0"),
+  EXPECT_NE(message_of([&] { Dictionary(8, 0, atoms.data()); }).find("Dictionary::count is 0"),
             std::string::npos);
-  EXPECT_NE(message([&] { Dictionary(8, 4, atoms.data(), DType::bf16); }).find("stored"),
+  EXPECT_NE(message_of([&] { Dictionary(8, 4, atoms.data(), DType::bf16); }).find("stored"),
             std::string::npos);
   atoms[9] += 1;
-  EXPECT_NE(message([&] { Dictionary(8, 4, atoms.data()); }).find("atom 1"), std::string::npos);
+  EXPECT_NE(message_of([&] { Dictionary(8, 4, atoms.data()); }).find("atom 1"), std::string::npos);
   atoms[9] = std::nanf("");
-  EXPECT_NE(message([&] { Dictionary(8, 4, atoms.data()); }).find("atom 1"), std::string::npos);
+  EXPECT_NE(message_of([&] { Dictionary(8, 4, atoms.data()); }).find("atom 1"), std::string::npos);
 }
 
 }  // namespace

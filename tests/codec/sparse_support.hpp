@@ -10,11 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "support/message.hpp"
 #include "support/npy.hpp"
 
 namespace sparse {
 
 using namespace lesskv;
+using support::message_of;
 
 inline std::string path(const std::string& file) {
   return std::string(LESSKV_TEST_DATA) + "/csr/" + file + ".npy";
