@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <lesskv/cache/head_store.hpp>
 #include <lesskv/codec/int_code.hpp>
 #include <lesskv/codec/lloyd_max.hpp>
 #include <lesskv/core/scratch.hpp>
@@ -37,12 +38,10 @@ using lesskv::DType;
 using lesskv::Index;
 using lesskv::Side;
 using lesskv::SideCodec;
-using lesskv::detail::AlignedDelete;
-using lesskv::detail::alignment;
+using lesskv::detail::block_rows;
 using lesskv::detail::Floats;
+using lesskv::detail::HeadStore;
 using lesskv::detail::uz;
-
-constexpr Index block_rows = 64;
 
 #if defined(__x86_64__)
 // Operations per second of 16 independent chains of AVX-512 FMA.
@@ -88,8 +87,7 @@ std::vector<Storage> storages() {
   return out;
 }
 
-// The blocks of one layer, allocated as the store does: each block of its own, heads in turn by
-// parts of 512 tokens.
+// The heads of one layer as a cache stores them.
 struct Layer {
   Layer(const Storage& storage, int width, int heads, Index rows)
       : type(storage.type), dim(width), blocks(uz(heads)) {
@@ -101,39 +99,30 @@ struct Layer {
     std::normal_distribution<float> normal;
     std::vector<float> part(uz(512 * dim));
     for (float& x : part) x = normal(random);
-    const lesskv::KernelTable& kernel = lesskv::kernels();
-    const Index plain = block_rows * dim * size_of(type);
-    const auto aligned = [](std::size_t n) { return lesskv::detail::round_up(Index(n), 64); };
-    const Index key_bytes = keys ? aligned(keys->bytes(block_rows)) : plain;
-    const Index value_bytes = values ? aligned(values->bytes(block_rows)) : plain;
-    std::vector<std::uint32_t> positions(uz(block_rows));
-    std::iota(positions.begin(), positions.end(), 0U);
-    for (Index first = 0; first < rows; first += 512)
-      for (auto& head : blocks)
-        for (Index row = first; row < std::min(rows, first + 512); row += block_rows) {
-          char* data = static_cast<char*>(::operator new(uz(key_bytes + value_bytes), alignment));
-          memory.emplace_back(data);
-          bytes += static_cast<double>(key_bytes + value_bytes);
-          // Numbers that differ from block to block, cheaply: the same rows from another start.
-          const float* rows_of_block =
-              part.data() + static_cast<Index>(random() % (512 - block_rows)) * dim;
-          if (keys) {
-            keys->encode(rows_of_block, positions.data(), block_rows, data);
-            values->encode(rows_of_block, positions.data(), block_rows, data + key_bytes);
-          } else {
-            kernel.pack_keys(type, data, dim, 0, rows_of_block, dim, block_rows);
-            kernel.from_f32(type, rows_of_block, data + key_bytes, block_rows * dim);
-          }
-          head.push_back(
-              {data, data + key_bytes, std::min(block_rows, rows - row), keys != nullptr, nullptr});
-        }
+    std::vector<std::int32_t> kept(keys ? uz(rows) : 0);
+    std::iota(kept.begin(), kept.end(), 0);
+    const std::vector<std::uint32_t> positions(kept.begin(), kept.end());
+    for (auto& head : blocks) {
+      stores.emplace_back(dim, dim, type, keys, values);
+      HeadStore& store = stores.back();
+      store.expect(rows);
+      for (Index row = 0; row < rows; row += block_rows) {
+        // Numbers that differ from block to block, cheaply: the same rows from another start.
+        const float* of_block =
+            part.data() + static_cast<Index>(random() % (512 - block_rows)) * dim;
+        store.append(of_block, of_block, std::min(block_rows, rows - row));
+      }
+      if (keys) store.compact(kept, 0, rows, true, positions.data());
+      for (Index b = 0; b < store.block_count(); ++b) head.push_back(store.block(b));
+      bytes += static_cast<double>(store.bytes());
+    }
   }
 
   DType type;
   int dim;
   std::shared_ptr<const SideCodec> keys, values;
   double bytes = 0;
-  std::vector<std::unique_ptr<char, AlignedDelete>> memory;
+  std::vector<HeadStore> stores;
   std::vector<std::vector<BlockRef>> blocks;
 };
 

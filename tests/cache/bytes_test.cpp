@@ -166,6 +166,35 @@ TEST(Bytes, SteadyDecodingAllocatesNothing) {
   expect_silent_decode(ChunkValues{.chunk = 64}, Keep{.fraction = 0.5});
 }
 
+// A prompt in chunks, into room that was taken before.
+TEST(Bytes, RoomCountsAndIsGivenBack) {
+  const auto in = tensors(shape, 1536, 35);
+  // The scratch of the thread is not held by a cache: the first round lets it grow.
+  for (const bool warm : {true, false}) {
+    const std::size_t before = live.load();
+    auto cache = std::make_unique<KVCache<SmallKeys, Keep>>(shape, SmallKeys{},
+                                                            Keep{.fraction = 0.125, .sinks = 4});
+    const auto expect_honest = [&](const char* when) {
+      if (warm) return;
+      EXPECT_NEAR(static_cast<double>(cache->bytes()) / static_cast<double>(live.load() - before),
+                  1.0, 0.05)
+          << when;
+    };
+    cache->reserve(1536);
+    expect_honest("room only");
+    const std::size_t room = cache->bytes(), start = calls.load();
+    for (Index at = 0; at < 1536; at += 512)
+      for (int l = 0; l < 4; ++l)
+        cache->append(l, in[std::size_t(l)].k(at, 512), in[std::size_t(l)].v(at, 512));
+    EXPECT_LT(calls.load() - start, 100u) << "of 192 blocks none is allocated";
+    EXPECT_NEAR(static_cast<double>(cache->bytes()) / static_cast<double>(room), 1.0, 0.05);
+    cache->compress();
+    expect_honest("after compress()");
+    EXPECT_LT(static_cast<double>(cache->bytes()), 0.16 * static_cast<double>(room));
+    EXPECT_NE(message_of([&] { cache->reserve(-1); }).find("tokens"), std::string::npos);
+  }
+}
+
 TEST(Bytes, ForksShareTheirBlocks) {
   const auto in = tensors(shape, 1024, 33);
   KVCache trunk(shape);

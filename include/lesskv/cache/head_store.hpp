@@ -4,6 +4,10 @@
 // the newest block is simply not full. With a codec, rows that are closed become coded blocks, which
 // nobody writes to again: first the exact sinks, then coded blocks, then exact rows. Blocks are
 // shared by forks and copied when one of them writes.
+// Many blocks at once (a prompt, or what is left of it) are one allocation, a group: one stretch of
+// memory, on huge pages if it is large. Groups hold full blocks only, and no group outlives a
+// compression with a hole in it: its other blocks move together, so that memory is really given
+// back.
 #pragma once
 
 #include <algorithm>
@@ -43,8 +47,10 @@ class HeadStore {
   const SideCodec* value_codec() const { return value_codec_.get(); }
   // Rows that fit without an allocation.
   Index capacity() const {
-    return blocks_.empty() || blocks_.back().coded ? rows()
-                                                   : blocks_.back().first + blocks_.back().capacity;
+    const Index room = room_.coded ? 0 : room_.left * block_rows;
+    return room + (blocks_.empty() || blocks_.back().coded
+                       ? rows()
+                       : blocks_.back().first + blocks_.back().capacity);
   }
 
   // Appends n rows, [n][key_dim] and [n][value_dim] f32, contiguous. All numbers must fit the
@@ -57,14 +63,15 @@ class HeadStore {
       const Index at = fresh ? 0 : blocks_.back().rows;
       // One row at a time takes a whole block at once: the next 63 steps then allocate nothing.
       const Index take = std::min(n, block_rows - at);
+      const bool room = room_.left > 0 && !room_.coded;
       const Index wanted =
-          take >= tile_rows || !spare ? round_up(at + take, tile_rows) : block_rows;
+          !room && (take >= tile_rows || !spare) ? round_up(at + take, tile_rows) : block_rows;
       if (fresh) {
         const Index first = rows();
         blocks_.push_back(allocate(wanted));
         blocks_.back().first = static_cast<std::int32_t>(first);
       } else if (blocks_.back().capacity < at + take) {
-        blocks_.back() = copy(blocks_.back(), wanted);
+        replace(blocks_.back(), wanted);
       } else {
         own(blocks_.back());
       }
@@ -124,21 +131,39 @@ class HeadStore {
     thread_local std::vector<BlockRef> sources;
     sources.clear();
     for (Index b = 0; b < block_count(); ++b) sources.push_back(block(b));
+    const Index full = count / block_rows, before = block_count();
+    // Where much goes, what stays moves into memory of its own.
+    std::vector<Block> moved;
+    const bool move = first < count && full >= least_group && full < before - before / 4;
+    if (move) {
+      moved.reserve(uz(full + 1));
+      first = 0;
+      group(full, false);
+    }
     for (Index b = first / block_rows; b * block_rows < count && first < count; ++b) {
       const Index n = std::min(block_rows, count - b * block_rows);
       const std::int32_t* rows = kept.data() + b * block_rows;
       Block& to = blocks_[uz(b)];
       // A block that a fork reads is replaced, not copied and then overwritten.
-      Block fresh = mine(to) ? Block{} : allocate(to.capacity);
+      Block fresh = move       ? allocate(trim ? n : block_rows)
+                    : mine(to) ? Block{}
+                               : allocate(to.capacity);
       fresh.first = to.first;
       fresh.rows = to.rows;
       Block& target = fresh.data ? fresh : to;
       kernel.gather_keys(dtype_, sources.data(), key_dim_, rows, n, target.keys());
       kernel.gather_values(dtype_, sources.data(), value_dim_, rows, n, value_row(target, 0));
-      if (fresh.data) to = std::move(fresh);
+      if (move) {
+        fresh.rows = static_cast<std::uint8_t>(n);
+        moved.push_back(std::move(fresh));
+      } else if (fresh.data) {
+        put(to, std::move(fresh));
+      }
     }
+    if (move) blocks_ = std::move(moved);
     resize(count);
     if (trim) this->trim();
+    settle(true);
   }
 
   // Keeps the given rows and encodes what is closed: of the rows that stay, those in [front, closed)
@@ -151,6 +176,7 @@ class HeadStore {
             positions);
     const auto key_encoder = key_codec_ ? key_codec_->encoder() : nullptr,
                value_encoder = value_codec_ ? value_codec_->encoder() : nullptr;
+    group(rows_to_seal(kept, front, closed) / block_rows, true);
     std::vector<Block> old = std::move(blocks_);
     blocks_.clear();
     blocks_.reserve(old.size() + 2);
@@ -186,11 +212,33 @@ class HeadStore {
     }
     const Index total = static_cast<Index>(kept.size());
     flush(staging, whole, total > front && total <= closed);
+    old.clear();
     if (whole) trim();
+    settle(true);
   }
 
   // Drops all rows from `rows` on.
-  void truncate(Index rows) { resize(std::min(rows, this->rows())); }
+  void truncate(Index rows) {
+    resize(std::min(rows, this->rows()));
+    settle(false);
+  }
+
+  // `rows` more will come in portions: all blocks that they fill lie in one stretch of memory.
+  void expect(Index rows) {
+    if (room_.left > 0) return;
+    const bool fresh = blocks_.empty() || blocks_.back().coded;
+    const Index open = fresh ? 0 : std::min(rows, block_rows - blocks_.back().rows);
+    const bool grows = open > 0 && blocks_.back().capacity < block_rows;
+    group((rows - open) / block_rows + (grows ? 1 : 0), false);
+  }
+  // The same for rows of which nobody knows when they come: their last block too.
+  void reserve(Index rows) {
+    rows -= capacity() - this->rows();
+    if (rows <= 0) return;
+    const Index count = (rows + block_rows - 1) / block_rows;
+    if (room_.left == 0) group(count, false);
+    blocks_.reserve(blocks_.size() + uz(count));
+  }
 
   // Closed rows that are not coded yet, of the rows [front, closed).
   Index uncoded(Index front, Index closed) const {
@@ -205,8 +253,12 @@ class HeadStore {
 
   // Bytes allocated, allocation bookkeeping included.
   std::size_t bytes() const {
-    std::size_t sum = blocks_.capacity() * sizeof(Block) + codec_bytes();
-    for (const Block& block : blocks_) sum += block_bytes(block.capacity, block.coded != 0);
+    std::size_t sum =
+        blocks_.capacity() * sizeof(Block) + groups_.capacity() * sizeof(Group) + codec_bytes();
+    for (const Block& block : blocks_)
+      if (!block.grouped) sum += block_bytes(block.capacity, block.coded != 0);
+    for (const Group& group : groups_)
+      if (held(group) > 0) sum += uz(group.blocks) * group.block_bytes + control_bytes;
     return sum;
   }
   // The same for a head of `rows` rows, its last block cut to size or whole; with a codec the first
@@ -254,9 +306,39 @@ class HeadStore {
   struct Block {
     std::shared_ptr<std::byte> data;
     std::int32_t first = 0;  // row of the head
-    std::uint8_t rows = 0, capacity = 0, coded = 0;
+    std::uint8_t rows = 0, capacity = 0, coded = 0, grouped = 0;
     std::byte* keys() const { return data.get(); }
   };
+  // Blocks of one allocation, which they and the room hold.
+  struct Group {
+    const std::byte* begin;
+    std::size_t block_bytes;
+    Index blocks, live;
+    bool has(const Block& block) const {
+      return block.data.get() >= begin && block.data.get() < begin + uz(blocks) * block_bytes;
+    }
+  };
+  // The blocks of the newest group that are not taken yet. A fork does not get them.
+  struct Room {
+    std::shared_ptr<std::byte> next;
+    std::size_t block_bytes = 0;
+    Index left = 0;
+    bool coded = false;
+    Room() = default;
+    Room(const Room&) : Room() {}
+    Room(Room&& other) noexcept : Room() { swap(other); }
+    Room& operator=(Room other) noexcept {
+      swap(other);
+      return *this;
+    }
+    void swap(Room& other) noexcept {
+      std::swap(next, other.next);
+      std::swap(block_bytes, other.block_bytes);
+      std::swap(left, other.left);
+      std::swap(coded, other.coded);
+    }
+  };
+  static constexpr Index least_group = 8;  // blocks
 
   // Rows on their way into a block.
   struct Staging {
@@ -421,8 +503,9 @@ class HeadStore {
   }
   // A shared_ptr with a deleter allocates a count of its own, 32 bytes with the usual standard
   // libraries.
+  static constexpr std::size_t control_bytes = 32;
   std::size_t block_bytes(Index capacity, bool is_coded) const {
-    return data_bytes(capacity, is_coded) + 32;
+    return data_bytes(capacity, is_coded) + control_bytes;
   }
 
   // The block that holds a row.
@@ -439,19 +522,101 @@ class HeadStore {
     return values_of(block) + value_bytes(row);
   }
 
-  Block allocate(Index capacity, bool is_coded = false) const {
+  Block allocate(Index capacity, bool is_coded = false) {
     capacity = round_up(capacity, tile_rows);
     const std::size_t n = data_bytes(capacity, is_coded);
     Block block;
-    block.data = std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
-                                            AlignedDelete{});
     block.capacity = static_cast<std::uint8_t>(capacity);
     block.coded = is_coded;
+    if (room_.left > 0 && room_.coded == is_coded && capacity == block_rows) {
+      block.grouped = true;
+      block.data = room_.next;
+      ++groups_.back().live;
+      room_.next = --room_.left > 0 ? std::shared_ptr<std::byte>(
+                                          room_.next, room_.next.get() + room_.block_bytes)
+                                    : nullptr;
+    } else {
+      block.data = std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
+                                              AlignedDelete{});
+    }
     std::memset(block.data.get(), 0, n);  // rows that are not there must hold finite numbers
     return block;
   }
+  // The next `count` full blocks will be one allocation.
+  void group(Index count, bool is_coded) {
+    if (count < least_group) return;
+    room_ = {};
+    std::erase_if(groups_, [](const Group& g) { return g.live == 0; });
+    const std::size_t n = uz(round_up(static_cast<Index>(data_bytes(block_rows, is_coded)), 64));
+    groups_.push_back({nullptr, n, count, 0});
+    room_.next = allocate_pages(n * uz(count));
+    room_.block_bytes = n;
+    room_.left = count;
+    room_.coded = is_coded;
+    groups_.back().begin = room_.next.get();
+  }
+  // Blocks of a group that this head holds, the room included: that is of the newest.
+  Index held(const Group& group) const {
+    return group.live + (&group == &groups_.back() ? room_.left : 0);
+  }
+  Group* group_of(const Block& block) {
+    if (!block.grouped) return nullptr;
+    return &*std::find_if(groups_.begin(), groups_.end(),
+                          [&](const Group& g) { return g.has(block); });
+  }
+  // Blocks whose group has lost others move; `close`: the room is given back.
+  void settle(bool close) {
+    if (close) room_ = {};
+    if (groups_.empty()) return;
+    count_live();
+    for (;;) {
+      const auto broken = std::find_if(groups_.begin(), groups_.end(), [&](const Group& g) {
+        return g.live > 0 && held(g) < g.blocks;
+      });
+      if (broken == groups_.end()) break;
+      const Group from = *broken;
+      broken->live = 0;
+      const auto of_it = [&](const Block& block) { return block.grouped && from.has(block); };
+      const auto first = std::find_if(blocks_.begin(), blocks_.end(), of_it);
+      group(from.live, first->coded != 0);
+      std::for_each(first, blocks_.end(), [&](Block& block) {
+        if (!of_it(block)) return;
+        Block moved = allocate(block.capacity, block.coded != 0);
+        moved.first = block.first;
+        moved.rows = block.rows;
+        std::memcpy(moved.data.get(), block.data.get(),
+                    data_bytes(block.capacity, block.coded != 0));
+        block = std::move(moved);
+      });
+    }
+    std::erase_if(groups_, [&](const Group& g) { return held(g) == 0; });
+    groups_.shrink_to_fit();
+  }
+  void count_live() {
+    for (Group& group : groups_) group.live = 0;
+    std::size_t g = 0;  // neighbours are of one group, mostly
+    for (const Block& block : blocks_) {
+      if (!block.grouped) continue;
+      while (!groups_[g].has(block)) g = (g + 1) % groups_.size();
+      ++groups_[g].live;
+    }
+  }
+  // Rows of exact blocks that compact() will encode.
+  Index rows_to_seal(std::span<const std::int32_t> kept, Index front, Index closed) const {
+    const Index end = std::min(closed, static_cast<Index>(kept.size()));
+    Index sum = 0;
+    for (const Block& block : blocks_) {
+      if (block.coded) continue;
+      const auto row = [&](Index r) {
+        return static_cast<Index>(std::lower_bound(kept.begin(), kept.end(), r) - kept.begin());
+      };
+      sum += std::max<Index>(
+          0, std::min(end, row(block.first + block.rows)) - std::max(front, row(block.first)));
+    }
+    return sum;
+  }
   // An exact block with another capacity, or as it is.
-  Block copy(const Block& from, Index capacity) const {
+  Block copy(const Block& from, Index capacity) {
     Block block = allocate(capacity);
     block.first = from.first;
     block.rows = from.rows;
@@ -463,11 +628,20 @@ class HeadStore {
     return block;
   }
   // Makes an exact block ours before a write.
-  void own(Block& block) const {
-    if (!mine(block)) block = copy(block, block.capacity);
+  void own(Block& block) {
+    if (!mine(block)) replace(block, block.capacity);
   }
-  static bool mine(const Block& block) {
-    if (block.data.use_count() > 1) return false;
+  void replace(Block& block, Index capacity) { put(block, copy(block, capacity)); }
+  void put(Block& block, Block fresh) {
+    if (Group* group = group_of(block)) --group->live;
+    block = std::move(fresh);
+  }
+  bool mine(const Block& block) {
+    // All blocks of a group share one count, and the room has its part in it.
+    const Group* group = group_of(block);
+    const Index own =
+        group ? group->live + (group == &groups_.back() && room_.left > 0 ? 1 : 0) : 1;
+    if (block.data.use_count() > own) return false;
     // Pairs with the release when the other fork let go, so that its reads lie before our writes.
     std::atomic_thread_fence(std::memory_order_acquire);
     return true;
@@ -497,8 +671,7 @@ class HeadStore {
   void trim() {
     if (!blocks_.empty()) {
       Block& last = blocks_.back();
-      if (!last.coded && round_up(last.rows, tile_rows) < last.capacity)
-        last = copy(last, last.rows);
+      if (!last.coded && round_up(last.rows, tile_rows) < last.capacity) replace(last, last.rows);
     }
     blocks_.shrink_to_fit();
   }
@@ -508,6 +681,8 @@ class HeadStore {
   DType dtype_;
   std::shared_ptr<const SideCodec> key_codec_, value_codec_;
   std::vector<Block> blocks_;
+  std::vector<Group> groups_;
+  Room room_;
 };
 
 }  // namespace detail

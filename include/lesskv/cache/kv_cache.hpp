@@ -52,6 +52,11 @@ class AnyCache {
   void append(int layer, const View& keys, const View& values,
               std::span<const Position> positions = {});
 
+  // Room for `tokens` more entries of every head, each head in one stretch of memory: for a prompt
+  // that is appended in chunks (one call of append does the same for its own tokens). The room counts
+  // in bytes(); a compression that drops rows gives back what is left of it.
+  void reserve(Index tokens);
+
   // Attention of new queries [token, query_head, head_dim] over everything held, the rows of the
   // same pass included: out[token][query_head][value_dim], f32. Causal by position. The queries
   // also go to the policies that want them. A query that sees no row gives zeros.
