@@ -6,7 +6,7 @@
 #   examples/run.sh [--quick] [--model FILE.gguf] [--text FILE]... [--context N] [--score N] [--policy SPEC|list]...
 #                   [--compression X]... [--passkey N] [--threads N] [--seed N] [--json FILE]
 #
-#   --quick          one document of 2048 tokens instead of three of 4096, and one text with pass keys
+#   --quick          one document of 2048 tokens instead of three of 4096, one text with pass keys, 4x and 8x only
 #   --model FILE     any Llama-architecture GGUF (F32, F16, BF16, Q8_0, Q4_0, Q4_1); default: SmolLM2-135M-Instruct
 #   --text FILE      UTF-8 text, or token ids (.i32: int32, little-endian); default: prose, old prose and code from Debian
 #   --context N      tokens that are compressed                                                    (4096)
@@ -30,7 +30,7 @@ build=${LESSKV_BUILD_DIR:-$root/build/run}
 cache=${LESSKV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LESSKV_CACHE}/.cache}/lesskv}
 
 # Only what changes what is fetched is looked at here; the program checks all of it.
-quick=false list=false model="" texts=false context=false dictionary="" train=false policies=false keys=false
+quick=false list=false model="" texts=false context=false dictionary="" train=false policies=false keys=false compressions=false
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -44,6 +44,7 @@ while [ $# -gt 0 ]; do
     --text | --text=*) texts=true ;;
     --context | --context=*) context=true ;;
     --passkey | --passkey=*) keys=true ;;
+    --compression | --compression=*) compressions=true ;;
     --policy=list) list=true ;;
     --policy) policies=true; [ "${2:-}" != list ] || list=true ;;
     --policy=*) policies=true ;;
@@ -85,6 +86,7 @@ if ! $texts; then
   for name in "${names[@]}"; do arguments+=(--text "$cache/texts/$name.txt"); done
 fi
 if $quick && ! $context; then arguments+=(--context 2048); fi
+if $quick && ! $compressions; then arguments+=(--compression 4 --compression 8); fi
 if $quick && ! $keys; then arguments+=(--passkey 1); fi
 sum=$(sha256sum "$model")
 progress --fd --progress-fd "$program" --model "$model" --model-sha256 "${sum%% *}" "${arguments[@]}"
