@@ -5,10 +5,13 @@
 //   are medians of 20 rounds, taken in turn: the sum also evicts the cache before each round.
 //   two_threads/...: the same on two threads, heads in turn; share_of_read_on_two divides by what two
 //   threads read, of_one_thread is the speed-up.
+//   hot/...: one head of 1024 entries that stays in the caches; of_eigen is the speed-up over the same
+//   attention written plainly with Eigen on f32 matrices, in turn with it.
 //   prefill/...: 512 query tokens; share_of_fma divides by the FMA peak that this run measures.
 // Run it pinned and alone: taskset -c 0 attend_bench
 #include <benchmark/benchmark.h>
 
+#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -238,6 +241,45 @@ void decode_on_two(benchmark::State& state, const Case& c) {
   state.counters["of_one_thread"] = median(one) / median(two);
 }
 
+// Attention of a group over one head as anybody would write it with Eigen.
+struct PlainEigen {
+  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  Matrix keys, values, queries, weights, out;
+  PlainEigen(Index rows, int dim, Index group)
+      : keys(Matrix::Random(rows, dim)),
+        values(Matrix::Random(rows, dim)),
+        queries(Matrix::Random(group, dim)) {}
+  void run() {
+    weights.noalias() = queries * keys.transpose();
+    weights *= 1 / std::sqrt(static_cast<float>(keys.cols()));
+    for (Index i = 0; i < weights.rows(); ++i) {
+      weights.row(i) = (weights.row(i).array() - weights.row(i).maxCoeff()).exp();
+      weights.row(i) /= weights.row(i).sum();
+    }
+    out.noalias() = weights * values;
+    benchmark::DoNotOptimize(out.data());
+  }
+};
+
+void hot(benchmark::State& state, const Case& c) {
+  constexpr int turns = 50;
+  const Layer layer(c.storage, c.dim, c.heads, c.rows);
+  Attention attention(layer, c.group);
+  PlainEigen plain(c.rows, c.dim, c.group);
+  std::vector<double> ours, eigen;
+  for (auto _ : state) {
+    const double start = thread_now();
+    for (int i = 0; i < turns; ++i) attention.run();
+    const double middle = thread_now();
+    for (int i = 0; i < turns; ++i) plain.run();
+    ours.push_back((middle - start) / turns);
+    eigen.push_back((thread_now() - middle) / turns);
+    state.SetIterationTime(ours.back());
+  }
+  state.counters["bytes/s"] = layer.bytes / median(ours);
+  state.counters["of_eigen"] = median(eigen) / median(ours);
+}
+
 void prefill(benchmark::State& state, const Case& c) {
   constexpr Index tokens = 512;
   const Layer layer(c.storage, c.dim, c.heads, c.rows);
@@ -278,6 +320,16 @@ int main(int count, char** arguments) {
         ->Iterations(20)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
+  for (const Storage& storage : all)
+    for (const int dim : {128, 64})
+      for (const Index group : {1, 4}) {
+        const Case c{storage, dim, 1, group, 1024};
+        benchmark::RegisterBenchmark(("hot/" + c.name()).c_str(),
+                                     [c](benchmark::State& state) { hot(state, c); })
+            ->Iterations(20)
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond);
+      }
   for (const char* name : {"f16", "int8_tok", "lm4"})
     for (const Index group : {1, 4}) {
       const Case c{find(name), 128, 8, group, 32768};
