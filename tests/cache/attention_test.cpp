@@ -2,6 +2,8 @@
 // Attention weights of given queries, against their definition in double.
 #include <gtest/gtest.h>
 
+#include <lesskv/codec/int_code.hpp>
+
 #include "support.hpp"
 
 namespace {
@@ -86,6 +88,83 @@ TEST(Attention, APlannerOverBorrowedRowsGivesTheSame) {
   const Matrix queries = in[0].queries.bottomRows(2);
   const Matrix got = planner.attention(0, 1, view(queries), source);
   EXPECT_LT(relative_error(got, cache.attention(0, 1, view(queries))), 1e-6);
+}
+
+// Writes down the attention that it is shown of layer 1.
+struct Recorder {
+  std::vector<std::vector<Matrix>>* of_heads;
+
+  static constexpr Need needs = Need::attention;
+  void observe(const Head& head, NoState&) const {
+    if (head.layer == 1) (*of_heads)[std::size_t(head.head)].emplace_back(head.attention);
+  }
+  void score(const Head& head, std::span<float> out) const {
+    for (std::size_t r = 0; r < out.size(); ++r)
+      out[r] = static_cast<float>(to_int(head.positions[r]) * 37 % 101);
+  }
+};
+
+// attend() computes attention once, for its output and for the policies. What these see, over all the
+// ways that it takes: prompts in pieces, chunks, steps of one and two tokens, a head in several parts,
+// rows that left, rows in codes.
+template <class... Ps>
+void expect_attention_is_shown(Index prompt, double error, Ps... policies) {
+  const auto in = tensors(shape, prompt + 200, 9);
+  std::vector<std::vector<Matrix>> seen(2);
+  KVCache cache(shape, Recorder{&seen}, policies...);
+  Index at = 0;
+  for (const Index n : {prompt, Index{1}, Index{2}, Index{40}, Index{3}, Index{1}}) {
+    for (auto& of_head : seen) of_head.clear();
+    feed(cache, in, at, n);
+    const Matrix queries = in[1].queries.middleRows(at, n);
+    for (int head = 0; head < 2; ++head) {
+      const Matrix want = weights_by_definition(cache, 1, head, queries, range(at, n), 0.25);
+      Index first = 0;
+      for (const Matrix& part : seen[std::size_t(head)]) {
+        ASSERT_LE(first + part.rows(), want.rows());
+        const Matrix expected = want.middleRows(first, part.rows());
+        ASSERT_LT(relative_error(part, expected.leftCols(part.cols())), error)
+            << n << " queries at " << at << ", rows from " << first;
+        EXPECT_EQ(expected.rightCols(want.cols() - part.cols()).norm(), 0);
+        first += part.rows();
+      }
+      EXPECT_EQ(first, want.rows()) << "every query is shown once";
+    }
+    cache.compress();
+    at += n;
+  }
+}
+
+TEST(Attention, IsShownToPoliciesAsItIs) {
+  expect_attention_is_shown(1, 1e-6, Keep{.fraction = 1});
+  expect_attention_is_shown(700, 1e-6, Keep{.fraction = 0.3});
+  expect_attention_is_shown(4500, 1e-6, Keep{.fraction = 1});  // two parts
+  expect_attention_is_shown(700, 2e-2, Keep{.fraction = 0.5, .sinks = 4}, IntCode{.bits = 8});
+}
+
+// With a mask among new tokens, or numbers added to the logits, the engine's attention is not what
+// policies look at.
+TEST(Attention, IsShownWithoutWhatTheEngineAdds) {
+  const auto in = tensors(shape, 60, 10);
+  const std::vector<std::uint8_t> mask(100, 1);
+  const std::vector<float> sinks(6, 2.f);
+  AttendOptions tree, capped, gpt;
+  tree.mask = mask.data();
+  capped.softcap = 2;
+  gpt.sink_logits = sinks;
+  for (const AttendOptions& options : {tree, capped, gpt}) {
+    std::vector<std::vector<Matrix>> seen(2);
+    KVCache cache(shape, Recorder{&seen}, Keep{.fraction = 1});
+    feed(cache, in, 0, 50);
+    for (auto& of_head : seen) of_head.clear();
+    Matrix out(10, Index{6} * 16);
+    cache.append(1, in[1].k(50, 10), in[1].v(50, 10));
+    cache.attend(1, in[1].q(50, 10), out.data(), options);
+    const Matrix want =
+        weights_by_definition(cache, 1, 1, in[1].queries.middleRows(50, 10), range(50, 10), 0.25);
+    ASSERT_EQ(seen[1].size(), 1u);
+    EXPECT_LT(relative_error(seen[1][0], want), 1e-6);
+  }
 }
 
 TEST(Attention, NoQueriesOrNoRows) {

@@ -105,6 +105,11 @@ struct Books {
   void observe(int layer, int head, const float* queries, std::span<const Position> at,
                const RowSource& source);
 
+  // The same for queries [first, first + count), whose attention [count * group][rows] somebody has:
+  // attend() did.
+  void show_part(int layer, int head, const float* queries, std::span<const Position> at,
+                 Index first, Index count, const Rows& attended);
+
   // Calls observe() of every observer with what it asked for.
   void show(int layer, int head, Index rows, const Rows& attended, const Rows& asked,
             std::span<const Position> at);

@@ -160,12 +160,24 @@ class AnyCache {
     const float* queries;
     Index tokens, first, last;
   };
+  // The attention weights of a pass over one head, and what completes them.
+  struct Weights {
+    float *data = nullptr, *block_max = nullptr;  // [rows][stride], [rows][blocks]
+    Index stride = 0, blocks = 0;
+    float *max = nullptr, *den = nullptr;  // [rows], of all parts
+  };
+  // weights: null, or one for each KV head, of a pass of few rows.
   void attend_heads(int layer, const float* queries, Index tokens, float* out,
-                    const AttendOptions& options) const;
+                    const AttendOptions& options, const Weights* weights = nullptr) const;
   void attend_part(int layer, int head, Index part, Index count, const Pass& pass, float* partial,
-                   const AttendOptions& options) const;
-  void merge_parts(int head, Index count, const Pass& pass, const float* partials,
-                   float* out) const;
+                   const AttendOptions& options, const Weights* weights = nullptr) const;
+  void merge_parts(int head, Index count, const Pass& pass, const float* partials, float* out,
+                   const Weights* weights = nullptr) const;
+  // attend(), and the attention on the way to the policies that look at it: it is computed once.
+  void attend_and_show(int layer, const float* queries, Index tokens, float* out,
+                       const AttendOptions& options);
+  void show(int layer, int head, const Pass& pass, std::span<const Position> positions,
+            const Weights& weights);
 
   std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const;
 

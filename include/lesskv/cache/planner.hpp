@@ -135,6 +135,15 @@ class AnyPlanner {
   // Queries as f32 [token][query_head][head_dim], checked.
   void observe_rows(int layer, const float* queries, Index tokens, const RowSource& source,
                     std::span<const Position> positions, float scale);
+  // The same in steps, for a cache that has the attention anyway: where the queries are, then what
+  // each head of them sees, in order, then the end. `positions` must live until the end.
+  bool wants_attention() const;
+  std::span<const Position> begin_observation(int layer, Index tokens,
+                                              std::span<const Position> positions, float scale);
+  void show(int layer, int head, const float* queries, std::span<const Position> positions,
+            Index first, Index count, const Rows& attention);
+  void end_observation(int layer, const float* queries, Index tokens,
+                       std::span<const Position> positions);
   // Rows of a head before position p.
   Index rows_before(int layer, int head, Position p) const;
 

@@ -82,6 +82,13 @@ struct AttendTask {
   float* den;        // [query_rows]
   float* num;        // [query_rows][value_dim]
   float* workspace;  // attend_workspace(task) floats, 64-byte aligned
+  // Unless null: [query_rows][weight_stride], the weights of the rows of these blocks, which
+  // finish_weights() completes when all parts are done: a block's weights refer to the maximum of its
+  // time, block_max[query_rows][block_max_stride].
+  float* weights = nullptr;
+  Index weight_stride = 0;
+  float* block_max = nullptr;
+  Index block_max_stride = 0;
 };
 
 struct KernelTable {
@@ -91,6 +98,9 @@ struct KernelTable {
   // The logits alone, [query_rows][out_stride], all rows of the head; `visible`, max, den, num and
   // values are not read.
   void (*logits)(const AttendTask&, float* out, Index out_stride);
+  // weights of all blocks, in place to softmax weights: divided by the final den, referred to the final
+  // max, [query_rows] each; 0 where a query row sees nothing.
+  void (*finish_weights)(const AttendTask&, const float* max, const float* den);
   // In place, `count` rows of n: row i becomes the softmax over its first visible[i] numbers (null:
   // n) and 0 after. A row that sees nothing but -inf becomes 0.
   void (*softmax_rows)(float* rows, Index count, Index stride, const Index* visible, Index n);

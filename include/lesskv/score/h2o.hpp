@@ -7,7 +7,8 @@
 //           head. With age_normalised (kvpress) the sum is divided by the number of queries that
 //           could see the row.
 // Needs:    every query, or all attention weights; one number per row, moved along with it.
-// Cost:     the attention matrix once more, block by block.
+// Cost:     inside attend() a pass over the weights that it computes anyway, else the attention matrix
+//           once more, block by block.
 // Defaults: the plain sum, as published. The paper keeps as many recent rows as heavy hitters:
 //           Keep{.recent = ...}.
 // Differs:  after rows left, weights are over the rows held (they sum to 1 over them), as in the
@@ -38,7 +39,13 @@ struct H2O {
     const std::span<float> sum = head.column(0);
     const float share = 1.f / static_cast<float>(head.group);
     Eigen::Map<Eigen::RowVectorXf> to(sum.data(), head.size());
-    to += share * head.attention.colwise().sum();
+    // By rows, as they lie in memory.
+    const Rows& weights = head.attention;
+    Index i = 0;
+    for (; i + 4 <= weights.rows(); i += 4)
+      to += share *
+            ((weights.row(i) + weights.row(i + 1)) + (weights.row(i + 2) + weights.row(i + 3)));
+    for (; i < weights.rows(); ++i) to += share * weights.row(i);
   }
   void score(const Head& head, std::span<float> out) const {
     const std::span<const float> sum = head.column(0);
