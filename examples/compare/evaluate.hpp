@@ -64,7 +64,7 @@ inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokeni
 }
 
 struct Times {
-  double compress_ms = 0;  // compress() after the whole context, and what observe() took before it
+  double compress_ms = 0;  // compress() after the whole context, and looking at queries before it
   double decode_tokens_per_s = 0;
 };
 
@@ -75,7 +75,7 @@ inline Times measure_times(engine::Run& run, const Solved& solved, const Pass& p
   constexpr Index warm_up = 2, steps = 64;
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
   Times out;
-  out.compress_ms = replay(pass.tensors, cache);
+  out.compress_ms = timed_replay(pass.tensors, cache);
   const Clock compressing;
   cache.compress();
   out.compress_ms += compressing.milliseconds();

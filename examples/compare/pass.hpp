@@ -98,16 +98,44 @@ inline Pass exact_pass(engine::Run& run, std::span<const std::int32_t> tokens) {
   return pass;
 }
 
-// Replays a pass into a cache; compress() is left to the caller. Returns the time spent in
-// observe(): what the policy costs beyond storing rows, which every cache does.
+// Replays a pass into a cache; compress() is left to the caller.
 template <class Cache>
-double replay(const Tensors& tensors, Cache& cache) {
-  double milliseconds = 0;
+void replay(const Tensors& tensors, Cache& cache) {
   for (int layer = 0; layer < cache.shape().layers; ++layer) {
     cache.append(layer, tensors.keys(layer), tensors.values(layer));
-    const Clock clock;
     cache.observe(layer, tensors.queries(layer));
-    milliseconds += clock.milliseconds();
+  }
+}
+
+// The same, and the time that looking at queries takes an engine which calls attend(). A policy that
+// gathers attention gets it there; what that adds is seen on every fifth layer, beside a cache
+// without policies, and taken five times.
+template <class Cache>
+double timed_replay(const Tensors& tensors, Cache& cache) {
+  constexpr int every = 5;
+  const lesskv::Shape& shape = cache.shape();
+  lesskv::KVCache<> bare(shape);
+  std::vector<float> out(
+      static_cast<std::size_t>(tensors.tokens() * shape.query_heads * shape.value_width()));
+  double milliseconds = 0;
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    cache.append(layer, tensors.keys(layer), tensors.values(layer));
+    const lesskv::View queries = tensors.queries(layer);
+    if (!cache.wants_attention()) {
+      const Clock clock;
+      cache.observe(layer, queries);
+      milliseconds += clock.milliseconds();
+    } else if (layer % every == 0) {
+      bare.append(layer, tensors.keys(layer), tensors.values(layer));
+      const Clock without;
+      bare.attend(layer, queries, out.data());
+      milliseconds -= every * without.milliseconds();
+      const Clock with;
+      cache.attend(layer, queries, out.data());
+      milliseconds += every * with.milliseconds();
+    } else {
+      cache.observe(layer, queries);
+    }
   }
   return milliseconds;
 }

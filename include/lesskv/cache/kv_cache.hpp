@@ -70,6 +70,9 @@ class AnyCache {
   void observe(int layer, int head, const Rows& attention) {
     planner_.observe(layer, head, attention);
   }
+  // A policy looks at the attention of every query (H2O): attend() has it at hand, observe() with
+  // queries computes it.
+  bool wants_attention() const { return planner_.wants_attention(); }
 
   // Attention weights of any queries [token, query_head, head_dim] over the rows held by one KV
   // head: [tokens * group, rows], query-major, then query head; each row sums to 1. Causal by

@@ -47,6 +47,8 @@ class AnyPlanner {
   Position exact_from() const;
   // A policy of this planner looks at queries or attention: observe() must be called.
   bool needs_queries() const;
+  // A policy looks at the attention of every query (H2O).
+  bool wants_attention() const;
 
   // `tokens` rows were written to every head of a layer. Positions ascend and lie behind those
   // already there; gaps are allowed (tokens that never reached this layer).
@@ -137,7 +139,6 @@ class AnyPlanner {
                     std::span<const Position> positions, float scale);
   // The same in steps, for a cache that has the attention anyway: where the queries are, then what
   // each head of them sees, in order, then the end. `positions` must live until the end.
-  bool wants_attention() const;
   std::span<const Position> begin_observation(int layer, Index tokens,
                                               std::span<const Position> positions, float scale);
   void show(int layer, int head, const float* queries, std::span<const Position> positions,
