@@ -294,6 +294,45 @@ TEST(ScalarCode, EveryInstructionSetWritesTheSameBlocks) {
       }
 }
 
+// Of all levels of its row the one that a number gets is the nearest, for shapes whose rows and
+// vectors do not end together.
+TEST(ScalarCode, EveryNumberGetsTheNearestLevel) {
+  for (const Named& named : all_codes())
+    for (const Side side : {Side::keys, Side::values})
+      for (const int dim : {1, 3, 7, 31, 33, 80, 130})
+        for (const Index rows : {1, 15, 17, 64}) {
+          ScalarFormat f = format_of(named, side, dim);
+          f.rotated = f.mean = f.fit = false;
+          const std::vector<float> x = normal(rows * dim, 9);
+          for (const KernelTable* table : kernel_tables()) {
+            const Coded coded(f, *table, x);
+            for (Index r = 0; r < rows; ++r)
+              for (int g = 0; g < f.groups(); ++g) {
+                const int first = g * f.group_width(), end = std::min(dim, first + f.group_width());
+                // The scale of the part: from the number that decodes to the largest.
+                double most = 0, peak = 0;
+                for (int c = first; c < end; ++c)
+                  most = std::max<double>(most, std::abs(x[uz(r * dim + c)]));
+                const auto* tile = reinterpret_cast<const f16*>(
+                    coded.blocks[0].get() + f.mean_bytes() + r / 16 * f.tile_bytes());
+                const double unit = double{to_float(tile[g * 16 + r % 16])} / 127;
+                for (int c = first; c < end; ++c) {
+                  const double in = x[uz(r * dim + c)], out = coded.decoded[uz(r * dim + c)];
+                  double best = 1e9;
+                  for (int i = 0; i < (f.bits == 8 ? 255 : 1 << f.bits); ++i)
+                    best = std::min(
+                        best,
+                        std::abs(in - unit * (f.bits == 8 ? i - 127.0 : double{f.values[uz(i)]})));
+                  peak = std::max(peak, std::abs(out));
+                  ASSERT_LE(std::abs(in - out), best + 1e-3 * most)
+                      << named.name << " " << table->name << " dim " << dim << " rows " << rows;
+                }
+                EXPECT_GT(peak, 0.1 * most);
+              }
+          }
+        }
+}
+
 TEST(ScalarCode, BadParametersNameTheArgument) {
   const auto message = [](const auto& policy) {
     try {

@@ -39,23 +39,23 @@ struct ScalarFormat {
   float top = 0;         // > 0: levels are those of a unit Gaussian, 127 stands for this number
   bool fit = false;      // the scale is fitted to the levels by least squares
   alignas(16) std::array<std::int8_t, 64> levels{};  // of every code, ascending; unused for 8 bits
-  // For encoding, by set_levels(): the code at the lower end of every half step of [-128, 128], and
-  // where each code ends.
-  std::array<std::uint8_t, 512> cells{};
-  std::array<float, 64> ends{};
+  // For encoding, by set_levels(): the levels as f32, and where codes end as a search tree: of the
+  // 2^d numbers from 2^d on, number j ends the lower half of what the first d steps have left.
+  std::array<float, 64> values{}, tree{};
 
   // `level(code)` for all codes, ascending, in [-128, 127].
   template <class Level>
   void set_levels(Level&& level) {
     const int n = 1 << bits;
-    for (int i = 0; i < n; ++i) levels[uz(i)] = static_cast<std::int8_t>(level(i));
-    for (int i = 0; i < n; ++i)
-      ends[uz(i)] = i + 1 < n ? 0.5f * static_cast<float>(levels[uz(i)] + levels[uz(i + 1)]) : 1e9f;
-    int code = 0;
-    for (int cell = 0; cell < 512; ++cell) {
-      while (static_cast<float>(cell) * 0.5f - 128 > ends[uz(code)]) ++code;
-      cells[uz(cell)] = static_cast<std::uint8_t>(code);
+    for (int i = 0; i < n; ++i) {
+      levels[uz(i)] = static_cast<std::int8_t>(level(i));
+      values[uz(i)] = static_cast<float>(levels[uz(i)]);
     }
+    for (int depth = 0; depth < bits; ++depth)
+      for (int j = 0; j < 1 << depth; ++j) {
+        const int last = (j << (bits - depth)) + (1 << (bits - depth - 1)) - 1;
+        tree[uz((1 << depth) + j)] = 0.5f * (values[uz(last)] + values[uz(last + 1)]);
+      }
   }
 
   int padded() const { return static_cast<int>(round_up(dim, side == Side::keys ? 4 : 32)); }
