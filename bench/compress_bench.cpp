@@ -9,6 +9,8 @@
 //     read nearly all keys, and the kept values, and write what stays: read_share counts these
 //     bytes against the read limit; of_copy divides the time (of selecting too: with_select) by
 //     that of a copy of as many bytes, memcpy of contiguous memory.
+//   encode/<codec>, decode/<codec>: 512 rows of 128 channels that stay in the caches, keys and values in
+//     turn; bytes/s counts the rows as f16.
 //   compress/<storage>: KVCache::compress(), Keep{.fraction = .25, .sinks = 16}, LagKV; passes is
 //     its time in units of reading the layer once at the limit.
 // Medians of rounds taken in turn with the read limit, which also evicts the caches; time of the
@@ -18,6 +20,8 @@
 
 #include <algorithm>
 #include <lesskv/cache/kv_cache.hpp>
+#include <lesskv/codec/int_code.hpp>
+#include <lesskv/codec/lloyd_max.hpp>
 #include <lesskv/score/key_norm.hpp>
 #include <lesskv/score/lagkv.hpp>
 #include <memory>
@@ -231,6 +235,37 @@ void compress(benchmark::State& state, DType type) {
   state.counters["rows_held"] = static_cast<double>(held);
 }
 
+template <class Policy>
+void code(benchmark::State& state, const Policy& policy, bool encode) {
+  constexpr Index blocks = 8, n = detail::block_rows;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> in(uz(blocks * n * dim)), out(in.size());
+  for (float& x : in) x = normal(random);
+  std::vector<std::uint32_t> positions(uz(n));
+  std::iota(positions.begin(), positions.end(), 0U);
+  const std::shared_ptr<const SideCodec> codecs[] = {policy.codec(Side::keys, dim),
+                                                     policy.codec(Side::values, dim)};
+  const std::size_t most = std::max(codecs[0]->bytes(n), codecs[1]->bytes(n));
+  detail::Floats coded(blocks * static_cast<Index>(most / sizeof(float) + 16));
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    const double start = thread_now();
+    for (const auto& codec : codecs)
+      for (Index b = 0; b < blocks; ++b) {
+        char* to = reinterpret_cast<char*>(coded.data()) + uz(b) * (most + 63) / 64 * 64;
+        if (encode || seconds.empty())
+          codec->encode(in.data() + b * n * dim, positions.data(), n, to);
+        if (!encode) codec->decode(to, positions.data(), 0, n, out.data() + b * n * dim);
+      }
+    seconds.push_back(thread_now() - start);
+    state.SetIterationTime(seconds.back());
+    benchmark::DoNotOptimize(coded.data());
+    benchmark::DoNotOptimize(out.data());
+  }
+  state.counters["bytes/s"] = 2.0 * blocks * n * dim * 2 / median(seconds);
+}
+
 template <class F>
 void add(const std::string& name, int rounds, F f) {
   benchmark::RegisterBenchmark(name.c_str(), [f](benchmark::State& state) { f(state); })
@@ -260,6 +295,16 @@ int main(int count, char** arguments) {
     for (const double share : {0.25, 0.5})
       add(std::string("gather/") + name_of(type) + "/keep" + (share < 0.3 ? "25" : "50"), 5,
           [=](S& s) { gather(s, type, share); });
+  for (const bool encode : {true, false}) {
+    const std::string what = encode ? "encode/" : "decode/";
+    for (const int bits : {2, 3, 4, 5, 6})
+      add(what + "lm" + std::to_string(bits), 100,
+          [=](S& s) { code(s, LloydMax{.bits = bits}, encode); });
+    for (const int bits : {4, 8})
+      for (const int group : {0, 32})
+        add(what + "int" + std::to_string(bits) + (group > 0 ? "_b32" : "_tok"), 100,
+            [=](S& s) { code(s, IntCode{.bits = bits, .group = group}, encode); });
+  }
   for (const DType type : {DType::f16, DType::f32})
     add(std::string("compress/") + name_of(type), 5, [=](S& s) { compress(s, type); });
   benchmark::RunSpecifiedBenchmarks();

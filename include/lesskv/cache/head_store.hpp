@@ -68,7 +68,7 @@ class HeadStore {
           !room && (take >= tile_rows || !spare) ? round_up(at + take, tile_rows) : block_rows;
       if (fresh) {
         const Index first = rows();
-        blocks_.push_back(allocate(wanted));
+        blocks_.push_back(allocate(wanted, false, take == block_rows));
         blocks_.back().first = static_cast<std::int32_t>(first);
       } else if (blocks_.back().capacity < at + take) {
         replace(blocks_.back(), wanted);
@@ -145,7 +145,7 @@ class HeadStore {
       const std::int32_t* rows = kept.data() + b * block_rows;
       Block& to = blocks_[uz(b)];
       // A block that a fork reads is replaced, not copied and then overwritten.
-      Block fresh = move       ? allocate(trim ? n : block_rows)
+      Block fresh = move       ? allocate(trim ? n : block_rows, false, n == block_rows)
                     : mine(to) ? Block{}
                                : allocate(to.capacity);
       fresh.first = to.first;
@@ -522,7 +522,8 @@ class HeadStore {
     return values_of(block) + value_bytes(row);
   }
 
-  Block allocate(Index capacity, bool is_coded = false) {
+  // `whole`: the caller writes all of it.
+  Block allocate(Index capacity, bool is_coded = false, bool whole = false) {
     capacity = round_up(capacity, tile_rows);
     const std::size_t n = data_bytes(capacity, is_coded);
     Block block;
@@ -539,7 +540,8 @@ class HeadStore {
       block.data = std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
                                               AlignedDelete{});
     }
-    std::memset(block.data.get(), 0, n);  // rows that are not there must hold finite numbers
+    // Rows that are not there must hold finite numbers.
+    if (!whole) std::memset(block.data.get(), 0, n);
     return block;
   }
   // The next `count` full blocks will be one allocation.
@@ -581,7 +583,7 @@ class HeadStore {
       group(from.live, first->coded != 0);
       std::for_each(first, blocks_.end(), [&](Block& block) {
         if (!of_it(block)) return;
-        Block moved = allocate(block.capacity, block.coded != 0);
+        Block moved = allocate(block.capacity, block.coded != 0, true);
         moved.first = block.first;
         moved.rows = block.rows;
         std::memcpy(moved.data.get(), block.data.get(),
