@@ -122,6 +122,7 @@ class AnyCache {
 
  private:
   class StoreSource;
+  class StorePricing;
   struct Rollback;
 
   void carry_out(const Plan& plan);
@@ -162,7 +163,8 @@ class AnyCache {
   void merge_parts(int head, Index count, const Pass& pass, const float* partials,
                    float* out) const;
 
-  std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const;
+  std::size_t bytes_for(std::span<const Index> rows, bool least) const;
+  std::size_t most_bytes(std::span<const HeadPlan> heads, Index steps) const;
 
   AnyPlanner planner_;
   std::vector<detail::HeadStore> stores_;
