@@ -44,6 +44,15 @@ class HeadStore {
   bool coded() const { return key_codec_ || value_codec_; }
   const SideCodec* key_codec() const { return key_codec_.get(); }
   const SideCodec* value_codec() const { return value_codec_.get(); }
+  bool has_codes() const {
+    return std::any_of(blocks_.begin(), blocks_.end(),
+                       [](const Block& block) { return block.coded != 0; });
+  }
+  // Of a store that has no codes.
+  void set_codecs(std::shared_ptr<const SideCodec> keys, std::shared_ptr<const SideCodec> values) {
+    key_codec_ = std::move(keys);
+    value_codec_ = std::move(values);
+  }
   // Rows that fit without an allocation.
   Index capacity() const {
     return blocks_.empty() || blocks_.back().coded ? rows()

@@ -130,6 +130,8 @@ class AnyCache {
   // The codecs of a head: the last policy that has one for a side decides.
   void make_stores();
 
+  void allot_bits(std::span<const HeadPlan> heads);
+
   // Encodes the closed rows of a head, of those that stay.
   void seal(Index i, std::span<const std::int32_t> kept, bool all, Index closed, bool whole);
   void seal();

@@ -144,6 +144,8 @@ class AnyPlanner {
   // Queries as f32 [token][query_head][head_dim], checked.
   void observe_rows(int layer, const float* queries, Index tokens, const RowSource& source,
                     std::span<const Position> positions, float scale);
+  // States of a policy, by its place in policies().
+  AnyStates& states_of(std::size_t policy);
   // Rows of a head before position p.
   Index rows_before(int layer, int head, Position p) const;
 
