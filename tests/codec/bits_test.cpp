@@ -69,7 +69,7 @@ TEST(Bits, SensitiveHeadsGetMore) {
   auto all = tensors(shape, 500, 4);
   all[0].queries.leftCols(3 * 32) *= 8;  // layer 0, KV head 0
   all[1].values.rightCols(32) *= 8;      // layer 1, KV head 1
-  KVCache cache(shape, Keep{.sinks = 4}, Bits{.mean = 4.5});
+  KVCache cache(shape, Keep{.sinks = 4}, Bits{.mean = 4.5, .relative = false});
   KVCache even(shape, Keep{.sinks = 4}, LloydMax{.bits = 5, .value_bits = 4});
   feed(cache, all, 0, 500);
   feed(even, all, 0, 500);
@@ -138,7 +138,7 @@ TEST(Bits, GivenWeights) {
 }
 
 TEST(Bits, ByName) {
-  const auto cache = make_cache("bits(mean=3.5,relative=true)", shape);
+  const auto cache = make_cache("bits(mean=3.5,relative=false)", shape);
   EXPECT_EQ(cache.size(0, 0), 0);
   const auto error = [&](const char* text) { return message_of([&] { make_cache(text, shape); }); };
   const auto says = [](const std::string& got, const char* want) {

@@ -6,12 +6,13 @@
 //           Allocation for an Arbitrary Set of Quantizers", 1988.
 // Formula:  least sum of w D(bits) at the given bits, D the distortion of a Gaussian Lloyd-Max
 //           quantiser (core/bit_fill.hpp). E_k, E_v: energy of a row, keys and values, less the mean
-//           of its block of 64 rows; Q: energy of a query; d: channels of a key. An error in the keys
-//           of relative energy D changes logits by the variance D L, L = Q E_k / d^2, and with that
-//           the output by D L times what values spread; an error in the values by D times that:
-//             w_v = E_v, w_k = L E_v      (relative: 1 and L)
+//           of its block of 64 rows; Q: energy of a query; d: channels of a key. An error of relative
+//           energy D in the keys changes logits by the variance D L, L = Q E_k / d^2, and the output
+//           by D L times what values spread; in the values, by D times that. Relative to what the
+//           head puts out:
+//             w_v = 1, w_k = L           (relative = false: both times E_v)
 //           Both also have the factor sum p^2 of the attention weights p: not in it, so heads are
-//           taken to be equally sharp. That is inferred to first order, and tested for what it pays:
+//           taken to be equally sharp. Inferred, to first order; what it pays is measured on
 //           examples/methods/bits.md.
 // Needs:    keys, values, all queries (energies only).
 // Cost:     one pass over the queries as they come, one over the rows before the first are encoded.
@@ -39,7 +40,7 @@ struct Bits {
   static constexpr int least = 2, most = 6;
 
   double mean = 4.5;      // bits of a number, of keys and values together
-  bool relative = false;  // errors of a head's output count by its own energy
+  bool relative = true;   // errors of a head's output count by its own energy
   double key_weight = 1;  // the weight of keys is multiplied by it
   // In place of what is measured: two weights a head, of keys and of values, [layer * kv_heads +
   // head].
@@ -47,7 +48,7 @@ struct Bits {
 
   static constexpr std::string_view name = "bits";
   static constexpr std::string_view summary =
-      "Lloyd-Max codes, bits by layer, head and side from what their errors do";
+      "Lloyd-Max codes, bits by layer, head and side from what errors do";
   static constexpr Keep published{.sinks = 4};
   template <class Self, class Visitor>
   static void parameters(Self& self, Visitor&& visit) {
