@@ -217,9 +217,7 @@ class HeadStore {
 
   // Bytes allocated, allocation bookkeeping included.
   std::size_t bytes() const {
-    std::size_t sum = blocks_.capacity() * sizeof(Block) + codec_bytes();
-    for (const Block& block : blocks_) sum += block_bytes(block.capacity, block.coded != 0);
-    return sum;
+    return blocks_.capacity() * sizeof(Block) + codec_bytes() + counted_bytes(count_blocks());
   }
   // The same for a head of `rows` rows of which the first `front` and the newest `open` are exact:
   // right after the compression of a prompt,
@@ -242,13 +240,12 @@ class HeadStore {
     front = std::min(front, rows);
     const Index tail = std::min(open + block_rows, rows - front), rest = rows - front - tail;
     // Bytes of that many coded rows.
-    std::size_t bytes = block_bytes(block_rows, true), held = 0;
-    Index count = between ? block_rows - tile_rows * 3 / 4 : block_rows, held_rows = 0;
-    for (const Block& block : blocks_)
-      if (block.coded) {
-        held += block_bytes(block.capacity, true);
-        held_rows += block.rows;
-      }
+    std::size_t bytes = block_bytes(block_rows, true);
+    Index count = between ? block_rows - tile_rows * 3 / 4 : block_rows;
+    BlockCounts blocks = count_blocks();
+    const Index held_rows = blocks.coded_rows;
+    blocks.exact = {};
+    const std::size_t held = counted_bytes(blocks);
     if (held_rows >= block_rows && held * uz(count) > bytes * uz(held_rows)) {
       bytes = held;
       count = held_rows;
@@ -263,20 +260,25 @@ class HeadStore {
     out.fixed = codec_bytes() + adapted_bytes();
     Index exact = 0;
     for (const Block& block : blocks_) {
-      if (!block.coded) {
+      if (!block.coded)
         exact += block.rows;
-        continue;
-      }
-      if (out.coded_blocks++ == 0) out.front = std::exchange(exact, 0);
-      out.fixed += block_bytes(block.capacity, true);
+      else if (out.coded_blocks++ == 0)
+        out.front = std::exchange(exact, 0);
     }
+    BlockCounts blocks = count_blocks();
+    const std::size_t all = counted_bytes(blocks);
+    blocks.exact = {};
+    out.fixed += counted_bytes(blocks);
     if (out.coded_blocks == 0 && coded()) {
       out.front = std::min(front, exact);
       exact -= out.front;
     }
     out.tail = exact;
     out.listed = static_cast<Index>(blocks_.capacity());
-    const std::size_t needed = bytes_after(out, 0), held = bytes() + adapted_bytes();
+    // Blocks may have more room than their rows need.
+    const std::size_t needed = bytes_after(out, 0);
+    const std::size_t held =
+        all + codec_bytes() + adapted_bytes() + blocks_.capacity() * sizeof(Block);
     out.fixed += held > needed ? held - needed : 0;
     return out;
   }
@@ -529,6 +531,30 @@ class HeadStore {
   std::size_t data_bytes(Index capacity, bool is_coded) const {
     return key_bytes(capacity, is_coded) +
            (is_coded && value_codec_ ? value_codec_->bytes(capacity) : value_bytes(capacity));
+  }
+  // Blocks by their tiles: there are few kinds, and asking a codec for the bytes of each block adds
+  // up when every step asks.
+  struct BlockCounts {
+    std::array<Index, block_rows / tile_rows + 1> coded{}, exact{};
+    Index coded_rows = 0;
+  };
+  BlockCounts count_blocks() const {
+    BlockCounts out;
+    for (const Block& block : blocks_) {
+      ++(block.coded ? out.coded : out.exact)[uz(block.capacity / tile_rows)];
+      if (block.coded) out.coded_rows += block.rows;
+    }
+    return out;
+  }
+  std::size_t counted_bytes(const BlockCounts& counts) const {
+    std::size_t sum = 0;
+    for (Index tiles = 1; tiles <= block_rows / tile_rows; ++tiles) {
+      if (const Index n = counts.coded[uz(tiles)]; n > 0)
+        sum += uz(n) * block_bytes(tiles * tile_rows, true);
+      if (const Index n = counts.exact[uz(tiles)]; n > 0)
+        sum += uz(n) * block_bytes(tiles * tile_rows, false);
+    }
+    return sum;
   }
   // A shared_ptr with a deleter allocates a count of its own, 32 bytes with the usual standard
   // libraries.
