@@ -11,6 +11,7 @@
 #include "budget/table.hpp"
 #include "budget/uncomp.hpp"
 #include "budget/zigzag.hpp"
+#include "codec/bits.hpp"
 #include "codec/int_code.hpp"
 #include "codec/kivi.hpp"
 #include "codec/lloyd_max.hpp"
@@ -32,8 +33,8 @@ struct CSR;  // the one method that lesskv.hpp leaves out, for its size: codec/c
 template <class... Ps>
 struct MethodList {};
 
-using Methods = MethodList<AdaKV, CSR, EntropyWeight, GlobalCut<>, H2O, IntCode, KeyDiff, KeyNorm,
-                           KIVI, LagKV, LloydMax, PyramidKV, Random, SnapKV, StreamingLLM,
+using Methods = MethodList<AdaKV, Bits, CSR, EntropyWeight, GlobalCut<>, H2O, IntCode, KeyDiff,
+                           KeyNorm, KIVI, LagKV, LloydMax, PyramidKV, Random, SnapKV, StreamingLLM,
                            TableBudget, TOVA, UNComp, ZigZagKV>;
 
 // Scorers made of Scorers, and of how many at least and at most.

@@ -4,8 +4,11 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <lesskv/codec/lloyd_max.hpp>
+#include <lesskv/score/keydiff.hpp>
 #include <new>
 
+#include "codec/csr_support.hpp"
 #include "support.hpp"
 
 namespace {
@@ -130,6 +133,74 @@ TEST(Bytes, EqualWhatTheAllocatorGave) {
   expect_honest_bytes(WindowAttention{.window = 64}, Keep{.tokens = 375});
   expect_honest_bytes(SumOfAttention{}, Tilted{}, Keep{.tokens = 375, .recent = 16});
   expect_honest_bytes(ChunkValues{}, Keep{.fraction = 0.25, .sinks = 4});
+  expect_honest_bytes(KeyDiff{}, Keep{.bytes = 1000000, .sinks = 4});
+  expect_honest_bytes(KeyDiff{}, Keep{.bytes = 1000000, .sinks = 4}, LloydMax{});
+}
+
+// Dictionaries are shared by all heads and caches: counted once. A head's own atoms are its own.
+TEST(Bytes, OfCSREqualWhatTheAllocatorGave) {
+  const Shape& of = csr::shape;
+  const auto in = tensors(of, 1100, 35);
+  struct Kind {
+    const char* name;
+    bool before_rope;
+    int chunks, atoms;
+    Index sampled, guard;
+    SparseCode format;
+  };
+  const Kind kinds[] = {{"packed", true, 1, 5, 0, 0, SparseCode::packed},
+                        {"pairs in chunks", false, 2, 4, 0, 0, SparseCode::pairs},
+                        {"sampled", true, 1, 3, 24, 0, SparseCode::packed},
+                        {"sampled and guard", true, 2, 4, 16, 16, SparseCode::lexico}};
+  for (const Kind& kind : kinds) {
+    SCOPED_TRACE(kind.name);
+    const auto cut = [&](const Dictionaries& dictionaries) {
+      return CSR{.atoms = kind.atoms,
+                 .format = kind.format,
+                 .dictionary = dictionaries,
+                 .sampled = kind.sampled,
+                 .guard = kind.guard};
+    };
+    const auto make = [&] { return Dictionaries(csr::example(kind.before_rope, kind.chunks)); };
+    const auto drive = [&](auto& cache, auto&& check) {
+      feed(cache, in, 0, 900);
+      check("after the prompt");
+      cache.compress();
+      check("after compress()");
+      for (Index at = 900; at < 1100; ++at) {
+        feed(cache, in, at, 1);
+        cache.compress();
+        if (at % 50 == 0) check("while decoding");
+      }
+      check("after decoding");
+    };
+    {
+      KVCache warm(of, Keep{.tokens = 500, .sinks = 4}, KeyDiff{}, cut(make()));
+      drive(warm, [](const char*) {});
+    }
+    const std::size_t before = live.load();
+    const Dictionaries dictionaries = make();
+    const auto expect_equal = [&](auto& cache, const char* when) {
+      const double counted = static_cast<double>(live.load() - before),
+                   said = static_cast<double>(cache.bytes());
+      EXPECT_NEAR(said / counted, 1.0, 0.05)
+          << when << ": bytes() " << said << ", allocated " << counted;
+    };
+    using Cache = KVCache<Keep, KeyDiff, CSR>;
+    const Keep keep{.tokens = 500, .sinks = 4};
+    auto cache = std::make_unique<Cache>(of, keep, KeyDiff{}, cut(dictionaries));
+    drive(*cache, [&](const char* when) { expect_equal(*cache, when); });
+    EXPECT_GT(cache->bytes_shared(), dictionaries.set().bytes());
+    // A second cache pays for what it has alone, and shows what the first one paid for too.
+    const std::size_t first = live.load();
+    auto second = std::make_unique<Cache>(of, keep, KeyDiff{}, cut(dictionaries));
+    drive(*second, [](const char*) {});
+    const double own = static_cast<double>(second->bytes() - second->bytes_shared());
+    EXPECT_NEAR(own / static_cast<double>(live.load() - first), 1.0, 0.05);
+    // The dictionaries live as long as one cache does.
+    cache.reset();
+    expect_equal(*second, "alone");
+  }
 }
 
 // Law 10: between two seals of a block a step allocates nothing, policies and all.

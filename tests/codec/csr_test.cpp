@@ -274,13 +274,18 @@ TEST(CSRCache, BytesAreCounted) {
   // Keep::bytes is held, codecs and dictionaries included.
   for (const std::size_t limit : {std::size_t{230000}, std::size_t{300000}}) {
     KVCache cache(shape, Keep{.bytes = limit, .sinks = 4}, KeyDiff{}, csr);
-    feed(cache, all, 0, 900);
+    feed(cache, all, 0, 700);
     cache.compress();
     EXPECT_LE(cache.bytes(), limit);
-    for (Index at = 900; at < 1028; ++at) {
+    Index rows = cache.stats().held;
+    for (Index at = 700; at < 1000; ++at) {
       feed(cache, all, at, 1);
+      ASSERT_LE(cache.bytes(), limit) << at << ", before compress()";
       cache.compress();
       ASSERT_LE(cache.bytes(), limit) << at;
+      // No more leave at once than room for the next 64 steps takes.
+      ASSERT_LE(rows - cache.stats().held, 4 * (64 + 16)) << at;
+      rows = cache.stats().held;
     }
   }
   // Other dictionaries for values: both are counted.

@@ -76,6 +76,7 @@ struct PolicyTraits {
   bool cascades = false;        // compress(layer) is allowed
   bool changes_states = false;  // share() does
   bool codec_per_head = false;
+  bool allots_bits = false;
   Need needs = Need::nothing, observe_needs = Need::nothing;
   Need measure_once_needs = Need::nothing, measure_again_needs = Need::nothing;
   int columns = 0;
@@ -118,6 +119,7 @@ PolicyTraits traits_of(const P& policy) {
   if constexpr (Codec<P>) {
     out.codec = true;
     out.codec_per_head = codec_per_head(policy);
+    out.allots_bits = BitBudgeter<P>;
   }
   return out;
 }
@@ -162,6 +164,12 @@ class AnyPolicy {
     return face_->codec(side, dim, layer, head);
   }
 
+  // Of a BitBudgeter: the codecs of all heads, keys and values of each in turn.
+  std::vector<std::shared_ptr<const SideCodec>> allot(const Shape& shape, const AnyStates& measured,
+                                                      std::span<const Index> rows) const {
+    return face_->allot(shape, measured, rows);
+  }
+
   // Equal for equal types.
   const void* tag() const { return face_->tag; }
 
@@ -182,6 +190,10 @@ class AnyPolicy {
     virtual void most(const Shape&, int, const AnyStates&, std::span<const Index>, Index, double,
                       std::span<double>) const {}
     virtual std::shared_ptr<const SideCodec> codec(Side, int, int, int) const { return nullptr; }
+    virtual std::vector<std::shared_ptr<const SideCodec>> allot(const Shape&, const AnyStates&,
+                                                                std::span<const Index>) const {
+      return {};
+    }
   };
 
   template <class P>
@@ -239,6 +251,29 @@ class AnyPolicy {
         return make_codec(policy, side, dim, layer, head);
       else
         return nullptr;
+    }
+    std::vector<std::shared_ptr<const SideCodec>> allot(
+        [[maybe_unused]] const Shape& shape, [[maybe_unused]] const AnyStates& measured,
+        [[maybe_unused]] std::span<const Index> rows) const override {
+      std::vector<std::shared_ptr<const SideCodec>> out;
+      if constexpr (BitBudgeter<P>) {
+        std::vector<SideBits> bits(rows.size());
+        policy.allot(shape, std::span<const State>(measured.all<State>()), rows, bits);
+        // Heads of equal bits share a codec.
+        std::vector<std::shared_ptr<const SideCodec>> made[2];
+        const auto of = [&](Side side, int dim, int count) {
+          auto& known = made[side == Side::values];
+          known.resize(std::max(known.size(), detail::uz(count) + 1));
+          auto& one = known[detail::uz(count)];
+          if (!one) one = policy.codec(side, dim, count);
+          return one;
+        };
+        for (const SideBits& one : bits) {
+          out.push_back(of(Side::keys, shape.head_dim, one.keys));
+          out.push_back(of(Side::values, shape.value_width(), one.values));
+        }
+      }
+      return out;
     }
   };
 

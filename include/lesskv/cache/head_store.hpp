@@ -17,12 +17,14 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "../core/scratch.hpp"
 #include "../core/shape.hpp"
 #include "../core/side_codec.hpp"
 #include "../kernels/tile_kernels.hpp"
+#include "head_layout.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 namespace detail {
@@ -34,17 +36,27 @@ class HeadStore {
  public:
   HeadStore(int key_dim, int value_dim, DType dtype,
             std::shared_ptr<const SideCodec> key_codec = nullptr,
-            std::shared_ptr<const SideCodec> value_codec = nullptr)
+            std::shared_ptr<const SideCodec> value_codec = nullptr, bool tight = false)
       : key_dim_(key_dim),
         value_dim_(value_dim),
         dtype_(dtype),
         key_codec_(std::move(key_codec)),
-        value_codec_(std::move(value_codec)) {}
+        value_codec_(std::move(value_codec)),
+        tight_(tight) {}
 
   Index rows() const { return blocks_.empty() ? 0 : blocks_.back().first + blocks_.back().rows; }
   bool coded() const { return key_codec_ || value_codec_; }
   const SideCodec* key_codec() const { return key_codec_.get(); }
   const SideCodec* value_codec() const { return value_codec_.get(); }
+  bool has_codes() const {
+    return std::any_of(blocks_.begin(), blocks_.end(),
+                       [](const Block& block) { return block.coded != 0; });
+  }
+  // Of a store that has no codes.
+  void set_codecs(std::shared_ptr<const SideCodec> keys, std::shared_ptr<const SideCodec> values) {
+    key_codec_ = std::move(keys);
+    value_codec_ = std::move(values);
+  }
   // Rows that fit without an allocation.
   Index capacity() const {
     const Index room = room_.coded ? 0 : room_.left * block_rows;
@@ -64,8 +76,9 @@ class HeadStore {
       // One row at a time takes a whole block at once: the next 63 steps then allocate nothing.
       const Index take = std::min(n, block_rows - at);
       const bool room = room_.left > 0 && !room_.coded;
-      const Index wanted =
-          !room && (take >= tile_rows || !spare) ? round_up(at + take, tile_rows) : block_rows;
+      const Index wanted = !room && (take >= tile_rows || !spare || tight_)
+                               ? round_up(at + take, tile_rows)
+                               : block_rows;
       if (fresh) {
         const Index first = rows();
         blocks_.push_back(allocate(wanted, false, take == block_rows));
@@ -162,7 +175,7 @@ class HeadStore {
     }
     if (move) blocks_ = std::move(moved);
     resize(count);
-    if (trim) this->trim();
+    if (trim || tight_) this->trim();
     settle(true);
   }
 
@@ -261,45 +274,132 @@ class HeadStore {
       if (held(group) > 0) sum += uz(group.blocks) * group.block_bytes + control_bytes;
     return sum;
   }
-  // The same for a head of `rows` rows, its last block cut to size or whole; with a codec the first
-  // `front` and the newest `open` of them exact.
-  std::size_t bytes_for(Index rows, Index front, Index open, bool trimmed) const {
-    std::size_t sum = codec_bytes(), count = 0;
-    for (const auto& codec : {key_codec_, value_codec_}) sum += codec ? codec->adapted_bytes() : 0;
-    const auto add = [&](Index part, bool is_coded, bool cut) {
-      sum += uz(part / block_rows) * block_bytes(block_rows, is_coded);
-      count += uz((part + block_rows - 1) / block_rows);
-      if (const Index rest = part % block_rows; rest > 0)
-        sum += block_bytes(cut ? round_up(rest, tile_rows) : block_rows, is_coded);
-    };
-    if (!coded()) {
-      add(rows, false, trimmed);
-    } else {
-      const Index exact_front = std::min(front, rows);
-      Index exact_tail = std::min(open, rows - exact_front);
-      // Between compressions closed rows wait until a block is full.
-      if (!trimmed) exact_tail = std::min(exact_tail + block_rows, rows - exact_front);
-      add(exact_front, false, true);
-      const Index rest = rows - exact_front - exact_tail;
-      const bool gathered = std::any_of(blocks_.begin(), blocks_.end(),
-                                        [](const Block& block) { return block.coded != 0; });
-      if (gathered) {
-        // Blocks that lost rows: at the worst two make one, each with room for 15 more rows.
-        const Index blocks = rest / (block_rows / 2) + 1;
-        sum += uz(blocks) * (block_bytes(tile_rows, true) +
-                             uz((rest + blocks - 1) / blocks) *
-                                 (block_bytes(block_rows, true) - block_bytes(tile_rows, true)) /
-                                 uz(block_rows - tile_rows));
-        count += uz(blocks);
-      } else {
-        add(rest, true, true);
-      }
-      add(exact_tail, false, trimmed);
-      count += trimmed ? 0 : 2;
+  // The same for a head of `rows` rows of which the first `front` and the newest `open` are exact:
+  // right after the compression of a prompt,
+  std::size_t least_bytes(Index rows, Index front, Index open) const {
+    const std::size_t own = codec_bytes() + adapted_bytes();
+    if (!coded()) return own + exact_bytes(rows) + list_bytes(rows);
+    front = std::min(front, rows);
+    const Index tail = std::min(open, rows - front), rest = rows - front - tail;
+    std::size_t sum = own + exact_bytes(front) + exact_bytes(tail) + list_bytes(rows);
+    sum += uz(rest / block_rows) * block_bytes(block_rows, true);
+    if (rest % block_rows > 0) sum += block_bytes(round_up(rest % block_rows, tile_rows), true);
+    return sum;
+  }
+  // and while rows come one by one: closed rows wait until a block is full. `between`: rows leave
+  // anywhere, not only the oldest. Coded blocks then have room that nobody uses: 12 rows each, as
+  // measured with scores that are spread evenly, or what they have now if that is more.
+  std::size_t bytes_for(Index rows, Index front, Index open, bool between) const {
+    const std::size_t own = codec_bytes() + adapted_bytes() + list_bytes(rows);
+    if (!coded()) return own + exact_bytes(rows);
+    front = std::min(front, rows);
+    const Index tail = std::min(open + block_rows, rows - front), rest = rows - front - tail;
+    // Bytes of that many coded rows.
+    std::size_t bytes = block_bytes(block_rows, true);
+    Index count = between ? block_rows - tile_rows * 3 / 4 : block_rows;
+    BlockCounts blocks = count_blocks();
+    const Index held_rows = blocks.coded_rows;
+    blocks.exact = {};
+    const std::size_t held = counted_bytes(blocks);
+    if (held_rows >= block_rows && held * uz(count) > bytes * uz(held_rows)) {
+      bytes = held;
+      count = held_rows;
     }
-    sum += count * sizeof(Block);
-    // Between compressions the list of blocks may have doubled.
-    return trimmed ? sum : sum + count * sizeof(Block);
+    return own + exact_bytes(front) + exact_bytes(tail) + uz(rest) * bytes / uz(count);
+  }
+
+  // How rows lie now; and how they will once compact(*kept, front, closed, whole), or keep() where
+  // there is no codec, was carried out. No `kept`: all stay.
+  HeadLayout layout(Index front) const {
+    HeadLayout out;
+    out.fixed = codec_bytes() + adapted_bytes();
+    Index exact = 0;
+    for (const Block& block : blocks_) {
+      if (!block.coded)
+        exact += block.rows;
+      else if (out.coded_blocks++ == 0)
+        out.front = std::exchange(exact, 0);
+    }
+    BlockCounts blocks = count_blocks();
+    const std::size_t all = counted_bytes(blocks);
+    blocks.exact = {};
+    out.fixed += counted_bytes(blocks);
+    if (out.coded_blocks == 0 && coded()) {
+      out.front = std::min(front, exact);
+      exact -= out.front;
+    }
+    out.tail = exact;
+    out.listed = static_cast<Index>(blocks_.capacity());
+    // Blocks may have more room than their rows need.
+    const std::size_t needed = bytes_after(out, 0);
+    const std::size_t held = std::max(
+        all + codec_bytes() + adapted_bytes() + blocks_.capacity() * sizeof(Block), bytes());
+    out.fixed += held > needed ? held - needed : 0;
+    return out;
+  }
+  HeadLayout layout_after(const std::vector<std::int32_t>* kept, Index front, Index closed,
+                          bool whole) const {
+    HeadLayout out;
+    out.fixed = codec_bytes() + adapted_bytes();
+    out.listed = static_cast<Index>(blocks_.size()) + 2;
+    Index coded_rows = 0, exact = 0, last_rows = 0;
+    std::size_t last = 0;  // bytes of the newest coded block
+    const auto add = [&](Index rows, Index capacity) {
+      last = block_bytes(capacity, true);
+      last_rows = rows;
+      out.fixed += last;
+      ++out.coded_blocks;
+    };
+    std::size_t next = 0;
+    for (const Block& block : blocks_) {
+      Index stay = block.rows;
+      if (kept) {
+        const std::size_t first = next;
+        while (next < kept->size() && (*kept)[next] < block.first + block.rows) ++next;
+        stay = static_cast<Index>(next - first);
+      }
+      if (stay == 0) continue;
+      if (!block.coded) {
+        exact += stay;
+        continue;
+      }
+      if (out.coded_blocks == 0) out.front = std::exchange(exact, 0);
+      coded_rows += stay;
+      if (out.coded_blocks > 0 && joins(last_rows, stay)) {
+        out.fixed -= last;
+        --out.coded_blocks;
+        add(last_rows + stay, round_up(last_rows + stay, tile_rows));
+      } else {
+        add(stay, stay == block.rows ? block.capacity : round_up(stay, tile_rows));
+      }
+    }
+    if (coded()) {
+      if (out.coded_blocks == 0) {
+        out.front = std::min(front, exact);
+        exact -= out.front;
+      }
+      Index ready = std::clamp<Index>(closed - out.front - coded_rows, 0, exact);
+      if (!whole) ready -= ready % block_rows;
+      exact -= ready;
+      for (; ready > 0; ready -= std::min(ready, block_rows))
+        add(std::min(ready, block_rows), round_up(std::min(ready, block_rows), tile_rows));
+    }
+    out.tail = exact;
+    return out;
+  }
+  // Bytes when `step` more rows have come, one by one, before the last of them is closed.
+  std::size_t bytes_after(const HeadLayout& of, Index step) const {
+    Index sealed = 0;
+    if (coded() && of.closes && step > 0)
+      sealed = std::max<Index>(0, of.tail + step - 1 - of.open) / block_rows;
+    const Index tail = of.tail + step - sealed * block_rows;
+    const bool joined = of.coded_blocks + sealed == 0;
+    const auto blocks = [](Index rows) { return (rows + block_rows - 1) / block_rows; };
+    const Index count = of.coded_blocks + sealed +
+                        (joined ? blocks(of.front + tail) : blocks(of.front) + blocks(tail));
+    return of.fixed + uz(sealed) * block_bytes(block_rows, true) +
+           (joined ? exact_bytes(of.front + tail) : exact_bytes(of.front) + exact_bytes(tail)) +
+           uz(count > of.listed ? std::max(2 * of.listed, count) : of.listed) * sizeof(Block);
   }
 
  private:
@@ -403,16 +503,19 @@ class HeadStore {
     staging.count = 0;
     blocks_.push_back(std::move(block));
   }
+  // Two neighbours become one when they fit into one block and one of them is less than half full.
+  static bool joins(Index before, Index n) {
+    return before + n <= block_rows && std::min(before, n) < block_rows / 2;
+  }
   // A coded block of which the rows `part` of all `kept` stay. Codes are moved, not made anew, where
-  // the codec can. Two neighbours become one when they fit into one block and one of them is less
-  // than half full: codes that depend on their block are then made anew, a few times at most.
+  // the codec can. Of two that join, codes that depend on their block are made anew, a few times at
+  // most.
   void push_coded(Block& block, std::span<const std::int32_t> kept,
                   std::span<const std::int32_t> part, const std::uint32_t* positions) {
     const Index first = rows(), n = static_cast<Index>(part.size());
     if (!blocks_.empty() && blocks_.back().coded) {
       const Index before = blocks_.back().rows;
-      if (before + n <= block_rows && std::min(before, n) < block_rows / 2)
-        return merge(block, kept, part, positions);
+      if (joins(before, n)) return merge(block, kept, part, positions);
     }
     if (n == block.rows) {
       blocks_.push_back(std::move(block));
@@ -491,6 +594,19 @@ class HeadStore {
     for (const auto& codec : {key_codec_, value_codec_}) sum += codec ? codec->own_bytes() : 0;
     return sum;
   }
+  std::size_t adapted_bytes() const {
+    std::size_t sum = 0;
+    for (const auto& codec : {key_codec_, value_codec_}) sum += codec ? codec->adapted_bytes() : 0;
+    return sum;
+  }
+  // Of exact rows in blocks of their own, the last one cut to size.
+  std::size_t exact_bytes(Index rows) const {
+    const Index rest = rows % block_rows;
+    return uz(rows / block_rows) * block_bytes(block_rows, false) +
+           (rest > 0 ? block_bytes(round_up(rest, tile_rows), false) : 0);
+  }
+  // Of the list of blocks: some are not full, and it has room for more.
+  static std::size_t list_bytes(Index rows) { return uz(rows / 48 + 4) * sizeof(Block); }
   std::size_t key_bytes(Index capacity, bool is_coded) const {
     return uz(round_up(is_coded && key_codec_ ? static_cast<Index>(key_codec_->bytes(capacity))
                                               : capacity * key_dim_ * size_of(dtype_),
@@ -500,6 +616,30 @@ class HeadStore {
   std::size_t data_bytes(Index capacity, bool is_coded) const {
     return key_bytes(capacity, is_coded) +
            (is_coded && value_codec_ ? value_codec_->bytes(capacity) : value_bytes(capacity));
+  }
+  // Blocks by their tiles: there are few kinds, and asking a codec for the bytes of each block adds
+  // up when every step asks.
+  struct BlockCounts {
+    std::array<Index, block_rows / tile_rows + 1> coded{}, exact{};
+    Index coded_rows = 0;
+  };
+  BlockCounts count_blocks() const {
+    BlockCounts out;
+    for (const Block& block : blocks_) {
+      ++(block.coded ? out.coded : out.exact)[uz(block.capacity / tile_rows)];
+      if (block.coded) out.coded_rows += block.rows;
+    }
+    return out;
+  }
+  std::size_t counted_bytes(const BlockCounts& counts) const {
+    std::size_t sum = 0;
+    for (Index tiles = 1; tiles <= block_rows / tile_rows; ++tiles) {
+      if (const Index n = counts.coded[uz(tiles)]; n > 0)
+        sum += uz(n) * block_bytes(tiles * tile_rows, true);
+      if (const Index n = counts.exact[uz(tiles)]; n > 0)
+        sum += uz(n) * block_bytes(tiles * tile_rows, false);
+    }
+    return sum;
   }
   // A shared_ptr with a deleter allocates a count of its own, 32 bytes with the usual standard
   // libraries.
@@ -682,6 +822,7 @@ class HeadStore {
   int value_dim_;
   DType dtype_;
   std::shared_ptr<const SideCodec> key_codec_, value_codec_;
+  bool tight_;  // blocks grow a tile of 16 rows at a time, and no row of a block is spare
   std::vector<Block> blocks_;
   std::vector<Group> groups_;
   Room room_;

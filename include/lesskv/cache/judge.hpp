@@ -86,24 +86,29 @@ class Judgement {
 
   // ---- limits
 
+  // Rows cost too much in the long run, or what is planned does not leave room for the next step.
   bool over_limit(const std::vector<Index>& held) const {
-    return keep_.bytes > 0 && price_(held, prefill(books_)) > keep_.bytes;
+    return keep_.bytes > 0 && (price(held) > keep_.bytes || most(1) > keep_.bytes);
   }
 
   // Rows that may stay in all heads together under tokens or bytes; all of them if the limit is not
   // reached.
   Index limit_rows(const std::vector<Index>& held, const std::vector<Index>& floor) const;
 
-  // Bytes held with so many rows, what lasting measurements give back taken off.
-  std::size_t price(const std::vector<Index>& rows, bool trimmed) const {
-    return price_(rows, trimmed) - saved_;
+  // Bytes held with so many rows, and those of the plan so far until `steps` more have come; what
+  // lasting measurements give back taken off.
+  std::size_t price(const std::vector<Index>& rows, bool least = false) const {
+    return price_.rows(rows, least) - saved_;
   }
+  std::size_t most(Index steps) const { return price_.most(plan_.heads, steps) - saved_; }
   // A limit in bytes is turned into rows after what lasts was measured: what it was measured from
   // (moments of queries, say) then goes, and its bytes are there for rows.
   void measure_lasting(const Candidates& candidates);
 
   // Rows that are left after a judgement: room for those of the next `every` steps.
   bool fits_bytes(std::vector<Index> rows, bool whole) const;
+  // The same of the plan as it is, to the byte; for a scorer with Chunks reach until the next chunk.
+  bool plan_fits() const;
 
   // ---- scores
 
@@ -137,10 +142,12 @@ class Judgement {
 
   // ---- budgets
 
-  // How many candidates of every head stay: `total` in all.
-  std::vector<Index> grant(Shared shared, const Candidates& candidates,
-                           const std::vector<Index>& cap, const std::vector<Index>& pins,
-                           Index total);
+  // How many candidates of every head stay: `total` in all. Under a limit in bytes fewer, until
+  // what `select` plans with them is within it.
+  std::vector<Index> grant(
+      Shared shared, const Candidates& candidates, const std::vector<Index>& cap,
+      const std::vector<Index>& pins, Index total,
+      const std::function<void(const std::vector<Index>& granted)>& select = nullptr);
 
   // Every Budgeter rewrites the quotas: those that see the whole model first, then in the order
   // they were named.

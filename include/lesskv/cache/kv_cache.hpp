@@ -130,12 +130,15 @@ class AnyCache {
 
  private:
   class StoreSource;
+  class StorePricing;
   struct Rollback;
 
   void carry_out(const Plan& plan);
 
   // The codecs of a head: the last policy that has one for a side decides.
   void make_stores();
+
+  void allot_bits(std::span<const HeadPlan> heads);
 
   // Encodes the closed rows of a head, of those that stay.
   void seal(Index i, std::span<const std::int32_t> kept, bool all, Index closed, bool whole);
@@ -182,7 +185,8 @@ class AnyCache {
   void show(int layer, int head, const Pass& pass, std::span<const Position> positions,
             const Weights& weights);
 
-  std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const;
+  std::size_t bytes_for(std::span<const Index> rows, bool least) const;
+  std::size_t most_bytes(std::span<const HeadPlan> heads, Index steps) const;
 
   AnyPlanner planner_;
   std::vector<detail::HeadStore> stores_;

@@ -46,7 +46,6 @@ struct Ledger {
     const auto close_up = [&](auto& v) {
       for (std::size_t i = 0; i < kept.size(); ++i) v[i] = v[static_cast<std::size_t>(kept[i])];
       v.resize(kept.size());
-      // Between compressions no more is held than bytes_for() says.
       const std::size_t most = uz(round_up(static_cast<Index>(kept.size()), 64) + 64);
       if (trim || v.capacity() > most) v.shrink_to_fit();
     };
@@ -72,15 +71,19 @@ struct Ledger {
     for (const auto& column : columns) sum += sizeof(column) + column.capacity() * sizeof(float);
     return sum;
   }
-  // What a head of that many rows needs at most, growth steps included.
-  std::size_t bytes_for(Index rows, bool trimmed) const {
-    const std::size_t width = 1 + columns.size();
-    // Between compressions a vector may have grown one step further than its rows.
-    return sizeof(*this) + columns.size() * sizeof(std::vector<float>) +
-           width * 4 * uz(trimmed ? rows : round_up(rows, 64) + 64);
+  // What a head of that many rows needs, growth steps included, and this one after `step` more.
+  std::size_t bytes_for(Index rows) const { return bytes_with(uz(round_up(rows, 64))); }
+  std::size_t bytes_after(Index step) const {
+    const std::size_t n = positions.size() + uz(step);
+    return n <= positions.capacity() ? bytes()
+                                     : bytes_with(uz(round_up(static_cast<Index>(n), 64)));
   }
 
  private:
+  std::size_t bytes_with(std::size_t capacity) const {
+    return sizeof(*this) + columns.size() * sizeof(std::vector<float>) +
+           (1 + columns.size()) * 4 * capacity;
+  }
   template <class T>
   static void reserve(std::vector<T>& v, std::size_t n) {
     if (n > v.capacity()) v.reserve(uz(round_up(static_cast<Index>(n), 64)));

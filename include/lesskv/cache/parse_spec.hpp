@@ -443,6 +443,12 @@ bool add_side(const SpecPart& part, CodecSides& sides, Keep& published, MethodLi
                                           ? split_spec(part.arguments[0].second)
                                           : std::vector<SpecPart>{};
   PolicySpec of;
+  const auto refuse = [&](std::string_view one, bool both) {
+    if (both && inner.size() == 1 && inner[0].name == one)
+      fail("spec: ", one, " divides bits between keys and values; it cannot be in ", part.name,
+           "(...)");
+  };
+  (refuse(Ps::name, BitBudgeter<Ps>), ...);
   if (inner.size() == 1 && (add_codec<Ps>(inner[0], of, published) || ...)) {
     side = of.codec;
     return true;
@@ -451,7 +457,7 @@ bool add_side(const SpecPart& part, CodecSides& sides, Keep& published, MethodLi
   const auto name = [&](std::string_view one, bool codec) {
     if (codec) known.emplace_back(one);
   };
-  (name(Ps::name, Codec<Ps>), ...);
+  (name(Ps::name, Codec<Ps> && !BitBudgeter<Ps>), ...);
   if (inner.size() == 1) fail_unknown("codec in " + part.name, inner[0].name, known);
   fail("spec: ", part.name, " takes one codec, for example ", part.name, "(", known[0], ")");
 }

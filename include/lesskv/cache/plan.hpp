@@ -3,7 +3,7 @@
 // then committed.
 #pragma once
 
-#include <functional>
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <vector>
@@ -37,9 +37,18 @@ struct Plan {
   }
 };
 
-// Bytes held if head i had rows[i] rows; `trimmed`: right after a compression that gives back every
-// spare row.
-using Pricing = std::function<std::size_t(std::span<const Index> rows, bool trimmed)>;
+// What rows cost, for a limit in bytes.
+class Pricing {
+ public:
+  virtual ~Pricing() = default;
+  // Bytes held if head i had rows[i] rows: while decoding goes on, what rows lose to their storage
+  // included. `least`: right after a compression that encodes all it can and gives back every spare
+  // row.
+  virtual std::size_t rows(std::span<const Index> rows, bool least) const = 0;
+  // The most that is held from the moment when this was carried out until `steps` more rows came to
+  // every head. No heads: nothing leaves.
+  virtual std::size_t most(std::span<const HeadPlan> heads, Index steps) const = 0;
+};
 
 // Moves the kept rows of one head (view of K or V, data at the head, `width` channels) to rows 0,
 // 1, 2, ... in place. A row never moves up, so nothing is overwritten before it was read. With a

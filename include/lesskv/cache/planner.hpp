@@ -116,17 +116,26 @@ class AnyPlanner {
   // Forgets everything; policies and executor stay.
   void clear();
 
-  // Bytes of the books, and what they would be with that many rows per head.
+  // Bytes of the books; what they would be with that many rows per head; and when `step` more rows
+  // have come to every head after such a plan.
   std::size_t bytes() const;
-  std::size_t bytes_for(std::span<const Index> rows, bool trimmed) const;
+  std::size_t bytes_for(std::span<const Index> rows) const;
+  std::size_t bytes_after(std::span<const HeadPlan> heads, Index step) const;
 
   // ---- for KVCache
   // Rows that a codec may not take: the first `front` of a head, and the newest `open`, which may
   // still be judged as they are or are pinned.
   struct ExactRows {
     Index front = 0, open = 0;
+    bool closes = true;  // the oldest open row closes when a row is appended
   };
   ExactRows exact_rows(int layer, Index rows, Index closed) const;
+  // The most that may be open at any time.
+  Index most_open(int layer) const;
+  // There is a limit in bytes: storage grows in small steps.
+  bool limits_bytes() const;
+  // Rows leave from between others, not only the oldest.
+  bool drops_between() const;
   std::span<const AnyPolicy> policies() const;
   // The rows of a head that were judged for good, as the books stand.
   Index judged_rows(int layer, int head) const;
@@ -145,6 +154,8 @@ class AnyPlanner {
             Index first, Index count, const Rows& attention);
   void end_observation(int layer, const float* queries, Index tokens,
                        std::span<const Position> positions);
+  // States of a policy, by its place in policies().
+  AnyStates& states_of(std::size_t policy);
   // Rows of a head before position p.
   Index rows_before(int layer, int head, Position p) const;
 
@@ -156,8 +167,9 @@ class AnyPlanner {
   Index queries_until_next(bool whole) const;
   // Changes with everything that a plan depends on.
   std::uint64_t version() const;
-  // Bytes of keys and values alone.
-  Pricing plain_price() const;
+  class PlainPricing;
+  // Of the books, without what follows rows.
+  std::size_t fixed_bytes() const;
   // Rows leave, scores follow those that stay; nothing counts as judged yet.
   void commit_layer(const Plan& plan);
   // What a plan measured stays; of one layer, or of all.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <concepts>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <tuple>
@@ -341,6 +342,22 @@ bool observes(const P& policy) {
     return true;
 }
 
+// How many bits does each head get? A Codec that looks at every head before the first row of a
+// sequence is encoded: measure() is shown keys and values of the rows that are about to be, on any
+// thread; then allot() runs once for all heads. Until then its codec(side, dim) says what rows cost.
+struct SideBits {
+  int keys = 0, values = 0;
+};
+template <class P>
+concept BitBudgeter = Codec<P> &&
+    requires(const P p, const Shape& shape, const Head& head, state_of<P>& state,
+             std::span<const state_of<P>> measured, std::span<const Index> rows,
+             std::span<SideBits> bits, Side side, int dim, int count) {
+  p.measure(head, state);
+  p.allot(shape, measured, rows, bits);
+  { p.codec(side, dim, count) } -> std::convertible_to<std::shared_ptr<const SideCodec>>;
+};
+
 // ---- the checks: one sentence each
 namespace detail {
 template <class P>
@@ -371,6 +388,10 @@ struct CheckPolicies {
   static constexpr int keeps = (0 + ... + int{is_keep<Ps>});
   static constexpr int budgeters = (0 + ... + int{Budgeter<Ps>});
   static constexpr int codecs = (0 + ... + int{Codec<Ps>});
+  static constexpr int bit_budgeters = (0 + ... + int{BitBudgeter<Ps>});
+  static_assert(!known || bit_budgeters == 0 || codecs == 1,
+                "lesskv: Bits says how many bits all rows get and codes them itself; name no other "
+                "codec");
   static_assert(!known || scorers <= 1,
                 "lesskv: two policies say which rows stay; name one Scorer");
   static_assert(!known || keeps <= 1, "lesskv: two Keep values; say once how much to keep");

@@ -36,9 +36,12 @@ struct Keep {
   double fraction = 0;
   Index tokens =
       0;  // rows per head, averaged over all heads, pins included; never exceeded after compress()
-  std::size_t bytes = 0;  // what bytes() may say after compress(), everything included
-  Index sinks = 0;        // the first rows of the sequence: never judged, never dropped
-  Index recent = 0;       // the newest rows: likewise
+  // What bytes() may say after compress(), everything included; before it too while decoding goes on
+  // token by token: exact rows that will wait for their block and what coded blocks waste when rows
+  // leave them are priced before they are there. Exact blocks then grow by 16 rows, not by 64.
+  std::size_t bytes = 0;
+  Index sinks = 0;   // the first rows of the sequence: never judged, never dropped
+  Index recent = 0;  // the newest rows: likewise
   Shared shared = Shared::head;
   // With a codec: the recent rows, and those that a scorer cannot judge yet, are stored by it as
   // soon as they fill a block. By default they stay exact; the sinks always do.

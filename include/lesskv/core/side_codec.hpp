@@ -109,6 +109,9 @@ std::shared_ptr<const SideCodec> make_codec(const P& policy, Side side, int dim,
 // Values{LloydMax{.bits = 4}}.
 template <Codec C>
 struct Keys {
+  static_assert(
+      !requires { &C::allot; },
+      "lesskv: Bits divides bits between keys and values; it cannot have one side of them");
   C of;
   void check(const Shape& shape) const { check_policy(of, shape); }
   bool per_head() const { return codec_per_head(of); }
@@ -118,6 +121,9 @@ struct Keys {
 };
 template <Codec C>
 struct Values {
+  static_assert(
+      !requires { &C::allot; },
+      "lesskv: Bits divides bits between keys and values; it cannot have one side of them");
   C of;
   void check(const Shape& shape) const { check_policy(of, shape); }
   bool per_head() const { return codec_per_head(of); }
