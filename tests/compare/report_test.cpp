@@ -70,7 +70,7 @@ TEST(Report, ExactFirstThenByTargetThenByCopyError) {
 TEST(Report, JsonHasEveryFieldOfEveryRow) {
   const auto json = report().json();
   for (const char* key : {"version", "cpu", "model", "model_sha256", "documents", "context",
-                          "score", "seed", "prefill_ms", "rows"})
+                          "score", "seed", "prefill_ms", "rows", "layers"})
     EXPECT_TRUE(json.contains(key)) << key;
   for (const auto& one : json["rows"]) {
     for (const char* key : {"policy",        "kind",         "target",      "compression",
@@ -119,6 +119,25 @@ TEST(Report, TableShowsEveryRowUnderItsCompression) {
     ASSERT_NE(found, std::string::npos) << part << " in\n" << table;
     at = found;
   }
+}
+
+TEST(Report, LayersArePrintedWhenTheyWereAnalysed) {
+  Report r = report();
+  EXPECT_EQ(r.table().find("LMBO"), std::string::npos);
+  EXPECT_TRUE(r.json()["layers"].empty());
+  r.layers = {0.95, {30, 10, 20}, {300, 120, 110}};
+  const auto json = r.json();
+  ASSERT_EQ(json["layers"].size(), 3U);
+  EXPECT_EQ(json["layers"][1]["layer"], 1);
+  EXPECT_EQ(json["layers"][1]["lmba"], 10);
+  EXPECT_EQ(json["layers"][1]["lmbo"], 120);
+  EXPECT_NEAR(json["layers"][1]["uncertainty"].get<double>(), 1.0 / 6, 1e-12);
+  EXPECT_EQ(json["lmbo_similarity"], 0.95);
+  EXPECT_NEAR(json["lmba_lmbo_rank_correlation"].get<double>(), 0.5, 1e-12);
+  const std::string table = r.table();
+  for (const char* part : {"LMBA", "LMBO", "    1     10.0  0.1667   0.50    120.0",
+                           "cosine of 0.95", "over the layers: 0.50"})
+    EXPECT_NE(table.find(part), std::string::npos) << part << " in\n" << table;
 }
 
 TEST(Report, ALongNameHasALineOfItsOwn) {
