@@ -31,6 +31,7 @@ void add_scores(Json& out, const Footprint& footprint, const TokenScores& runnin
   out["top1"] = number(running.same_argmax.value());
   out["nll_delta"] = number(running.loss_delta.value());
   out["copy_kld"] = number(copies.divergence.value());
+  out["copy_kld_se"] = number(copies.divergence.standard_error());
   out["copy_top1"] = number(copies.same_argmax.value());
 }
 
@@ -44,7 +45,7 @@ Json json_of(const Row& row) {
   } else {
     for (const char* key :
          {"compression", "bytes", "bytes_shared", "bytes_exact", "peak_bytes", "kept_share", "kld",
-          "kld_se", "top1", "nll_delta", "copy_kld", "copy_top1"})
+          "kld_se", "top1", "nll_delta", "copy_kld", "copy_kld_se", "copy_top1"})
       out[key] = nullptr;
   }
   out["passkey_agnostic"] = number(share(row.keys_agnostic, row.keys));

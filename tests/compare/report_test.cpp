@@ -73,12 +73,29 @@ TEST(Report, JsonHasEveryFieldOfEveryRow) {
                           "score", "seed", "prefill_ms", "rows", "layers"})
     EXPECT_TRUE(json.contains(key)) << key;
   for (const auto& one : json["rows"]) {
-    for (const char* key : {"policy",        "kind",         "target",      "compression",
-                            "bytes",         "bytes_shared", "bytes_exact", "peak_bytes",
-                            "kept_share",    "kld",          "kld_se",      "top1",
-                            "nll_delta",     "copy_kld",     "copy_top1",   "passkey_agnostic",
-                            "passkey_aware", "passkey_n",    "compress_ms", "decode_tokens_per_s",
-                            "note",          "per_document"})
+    for (const char* key : {"policy",
+                            "kind",
+                            "target",
+                            "compression",
+                            "bytes",
+                            "bytes_shared",
+                            "bytes_exact",
+                            "peak_bytes",
+                            "kept_share",
+                            "kld",
+                            "kld_se",
+                            "top1",
+                            "nll_delta",
+                            "copy_kld",
+                            "copy_kld_se",
+                            "copy_top1",
+                            "passkey_agnostic",
+                            "passkey_aware",
+                            "passkey_n",
+                            "compress_ms",
+                            "decode_tokens_per_s",
+                            "note",
+                            "per_document"})
       EXPECT_TRUE(one.contains(key)) << key;
   }
   const auto& worse = json["rows"][0];
@@ -87,6 +104,7 @@ TEST(Report, JsonHasEveryFieldOfEveryRow) {
   EXPECT_NEAR(worse["kld"].get<double>(), 0.6, 1e-12);  // mean of .2 .6 .4 1.2
   EXPECT_NEAR(worse["kld_se"].get<double>(), std::sqrt((.16 + 0 + .04 + .36) / 3 / 4), 1e-12);
   EXPECT_NEAR(worse["copy_kld"].get<double>(), 1.2, 1e-12);
+  EXPECT_NEAR(worse["copy_kld_se"].get<double>(), 2 * worse["kld_se"].get<double>(), 1e-12);
   EXPECT_NEAR(worse["passkey_agnostic"].get<double>(), 0.4, 1e-12);
   EXPECT_EQ(worse["passkey_n"], 10);
   EXPECT_EQ(worse["per_document"].size(), 2U);
