@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Real text for the comparison, cut from three Debian packages: prose (handbook), old prose (kjv), code (jsonhpp).
+"""Real text for the comparison, cut from Debian packages: prose (handbook), old prose (kjv), code (jsonhpp); and for
+run.sh --held-out text on which nothing was chosen: prose (history), code (stb), reference text (policy).
 
     examples/get_text.py DIRECTORY [NAME ...] [--progress-fd N]
 
-writes DIRECTORY/NAME.txt and prints its path. The packages are downloaded with apt-get and unpacked below DIRECTORY, not
+writes DIRECTORY/NAME.txt and prints its path; without names, the first three. The packages are downloaded with apt-get and unpacked below DIRECTORY, not
 installed. The figures in the README were made with the versions of Debian 12; other versions give other text, which is
 said and is no error. Texts that are already there are not made again. Descriptor N gets a line
 "stage <tab> done <tab> total" after every text.
 """
+import gzip
 import hashlib
 import html.parser
 import pathlib
@@ -41,6 +43,9 @@ class Packages:
         "bible-kjv": "4.38",
         "bible-kjv-text": "4.38",
         "nlohmann-json3-dev": "3.11.2-2",
+        "debian-history": "2.28",
+        "debian-policy": "4.6.2.0",
+        "libstb-dev": "0.0~git20220908.8b5f1f3+ds-1",
     }
 
     def __init__(self, directory):
@@ -123,17 +128,23 @@ def paragraphs(text):
     return "\n\n".join(paragraph for paragraph in out if paragraph)
 
 
-def handbook(packages):
-    folder = packages.unpacked("debian-handbook") / "usr/share/doc/debian-handbook/html/en-US"
+def pages(folder, names):
+    """The text of HTML pages, those that are there."""
     sections = []
-    for name in ("foundation-documents", "debian-internals", "follow-debian-news", "role-of-distributions"):
-        page = folder / f"sect.{name}.html"
+    for name in names:
+        page = folder / name
         if page.exists():
             reader = Paragraphs()
             reader.feed(page.read_text(encoding="utf-8"))
             reader.close()
             sections.append(paragraphs("".join(reader.pieces)))
     return "\n\n".join(sections)
+
+
+def handbook(packages):
+    folder = packages.unpacked("debian-handbook") / "usr/share/doc/debian-handbook/html/en-US"
+    return pages(folder, (f"sect.{name}.html" for name in (
+        "foundation-documents", "debian-internals", "follow-debian-news", "role-of-distributions")))
 
 
 def kjv(packages):
@@ -152,11 +163,35 @@ def jsonhpp(packages):
     return text[max(first, text.find(mark, first + len(mark))):]
 
 
+def history(packages):
+    folder = packages.unpacked("debian-history") / "usr/share/doc/debian-history/docs"
+    text = pages(folder, (f"{name}.en.html" for name in ("detailed", "leaders", "releases", "intro")))
+    return text[text.index("Debian was begun"):]  # behind the table of contents
+
+
+def stb(packages):
+    header = packages.unpacked("libstb-dev") / "usr/include/stb/stb_truetype.h"
+    text = header.read_text(encoding="utf-8")
+    return text[text.rindex("#ifdef STB_TRUETYPE_IMPLEMENTATION"):][:100_000]  # the code, not its manual
+
+
+def policy(packages):
+    file = packages.unpacked("debian-policy") / "usr/share/doc/debian-policy/policy.txt.gz"
+    text = gzip.decompress(file.read_bytes()).decode("utf-8")
+    mark = "5. Control files and their fields\n"
+    return paragraphs(text[text.rindex(mark):][:100_000])
+
+
 # The text that the packages of Debian 12 give.
 DOCUMENTS = {
     "handbook": (handbook, "26c6da3951399e76114697b9f1a41df062a7fbbd109591de4052784ee663c8e5"),
     "kjv": (kjv, "93c0b86095e24da39e8cad5efcb0e6238c0c7cbe32d9b1c4e8e7b58d8c675119"),
     "jsonhpp": (jsonhpp, "aa3c6e115df885af6930996f72ebf8dc04815b5a647c53f37405eb01e100a094"),
+}
+HELD_OUT = {
+    "history": (history, "684b2d7e6b9bc094c11899874485f98884c7be1d6eb7513b1ca632748bae3a4f"),
+    "stb": (stb, "1777bd0a5925e7af177b4bc22fe3c1552ad8179103d20426607a6f9f9b502da5"),
+    "policy": (policy, "f1dde75a1709c45d9304fcb5e95254d617b74d7d67ad051796df99d986fdef8c"),
 }
 
 
@@ -171,14 +206,15 @@ def main(arguments):
         arguments = arguments[:at] + arguments[at + 2:]
     directory = pathlib.Path(arguments[0]).resolve()
     names = arguments[1:] or list(DOCUMENTS)
+    known = {**DOCUMENTS, **HELD_OUT}
     for name in names:
-        if name not in DOCUMENTS:
-            raise Failure(f"there is no document {name}; the documents are {', '.join(DOCUMENTS)}")
+        if name not in known:
+            raise Failure(f"there is no document {name}; the documents are {', '.join(known)}")
     packages = Packages(directory / "packages")
     for count, name in enumerate(names):
         if report:
             print("Getting texts", count, len(names), sep="\t", file=report)
-        cut, checksum = DOCUMENTS[name]
+        cut, checksum = known[name]
         file = directory / f"{name}.txt"
         if not file.exists():
             text = cut(packages).encode("utf-8")

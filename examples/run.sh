@@ -12,7 +12,8 @@
 #   --context N      tokens that are compressed                                                    (4096)
 #   --score N        tokens behind them that are compared with the exact cache                     (256)
 #   --policy SPEC    e.g. 'keep(fraction=0.25,sinks=16)+lagkv(lag=128)'; with an amount it runs once, without one at
-#                    every compression; 'list' prints all names, parameters and published pins
+#                    every compression; 'list' prints all names, parameters and published pins;
+#                    'compositions' stands for those of the default comparison
 #   --dictionary F   what dictionary=default in a policy stands for; default: one that is trained on other text, once, in
 #                    under 3 minutes, if a policy names it or (without --quick) no policy is given
 #   --compression X  bytes of the exact f16 cache / bytes held                                    (4 8 16)
@@ -20,6 +21,8 @@
 #   --passkey-digits N  of a pass key; from 16 on every digit at its place counts                  (5)
 #   --threads N      policies that run at the same time                                            (all cores)
 #   --seed N         of the pass keys and of the random baseline                                   (1)
+#   --held-out       other text: prose, code and reference text on which no composition was chosen
+#   --lmbo COSINE    also prints what every layer needs: LMBA, uncertainty and LMBO of ZigZagKV
 #   --json FILE      writes the rows there too
 #
 # LESSKV_BUILD_DIR: where to build (build/run). LESSKV_CACHE: where model and texts are kept (~/.cache/lesskv).
@@ -30,12 +33,14 @@ build=${LESSKV_BUILD_DIR:-$root/build/run}
 cache=${LESSKV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LESSKV_CACHE}/.cache}/lesskv}
 
 # Only what changes what is fetched is looked at here; the program checks all of it.
-quick=false list=false model="" texts=false context=false dictionary="" train=false policies=false keys=false compressions=false
+quick=false held_out=false list=false model="" texts=false context=false dictionary="" train=false policies=false keys=false
+compressions=false
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '3,27s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,30s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --quick) quick=true; shift; continue ;;
+    --held-out) held_out=true; shift; continue ;;
     --model=*) model=${1#*=}; shift; continue ;;
     --model) model=${2:?--model needs a file}; shift 2; continue ;;
     --dictionary=*) dictionary=${1#*=}; shift; continue ;;
@@ -81,7 +86,8 @@ fi
 [ -z "$dictionary" ] || arguments+=(--dictionary "$dictionary")
 if ! $texts; then
   names=(handbook kjv jsonhpp)
-  ! $quick || names=(handbook)
+  ! $held_out || names=(history stb policy)
+  ! $quick || names=("${names[0]}")
   progress --fd --progress-fd "$here/get_text.py" "$cache/texts" "${names[@]}"
   for name in "${names[@]}"; do arguments+=(--text "$cache/texts/$name.txt"); done
 fi

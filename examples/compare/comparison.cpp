@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "evaluate.hpp"
+#include "layers.hpp"
 #include "parallel.hpp"
 
 namespace compare {
@@ -36,7 +37,13 @@ Comparison::Comparison(const Options& options)
       throw std::runtime_error("--compression must lie between 1 and 1000");
   policies_.emplace_back("exact");
   std::vector<DefaultPolicy> wanted;
-  for (const std::string& text : options_.policies) wanted.push_back({text});
+  for (const std::string& text : options_.policies) {
+    if (text != "compositions") {
+      wanted.push_back({text});
+      continue;
+    }
+    for (DefaultPolicy& one : compositions()) wanted.push_back(std::move(one));
+  }
   if (wanted.empty()) {
     wanted = default_policies(options_.seed);
     if (!options_.dictionary.empty())
@@ -106,6 +113,7 @@ Report Comparison::run() {
   report_.score = options_.score;
   report_.seed = options_.seed;
   run_exact_passes();
+  if (options_.similarity > 0) analyse_layers();
   for (const Variant& variant : variants_) {
     Row row;
     row.policy = variant.policy->text;
@@ -147,6 +155,24 @@ void Comparison::run_exact_passes() {
                             text.document.tokens, options_.context, options_.score);
     progress_.step();
   });
+}
+
+void Comparison::analyse_layers() {
+  std::vector<LayerNeeds> needs(texts_.size());
+  progress_.start("layers", static_cast<long>(texts_.size()));
+  run_parallel(options_.threads, texts_.size(), [&](std::size_t i, int) {
+    needs[i] = layer_needs(texts_[i].pass[0], options_.similarity);
+    progress_.step();
+  });
+  std::vector<std::vector<double>> samples;
+  report_.layers.similarity = options_.similarity;
+  report_.layers.lmbo.assign(needs[0].lmbo.size(), 0);
+  for (LayerNeeds& one : needs) {
+    samples.push_back(std::move(one.lmba));
+    for (std::size_t layer = 0; layer < one.lmbo.size(); ++layer)
+      report_.layers.lmbo[layer] += one.lmbo[layer] / static_cast<double>(needs.size());
+  }
+  report_.layers.lmba = lesskv::mean_lmba(samples);
 }
 
 void Comparison::score_documents() {
@@ -213,8 +239,7 @@ void Comparison::measure() {
     Row& row = report_.rows[v];
     if (row.measured()) {
       // As it was solved for the first document.
-      Solved solved;
-      solved.spec = variants_[v].policy->spec;
+      Solved solved(*variants_[v].policy);
       if (const double fraction = row.documents[0].fraction; fraction > 0) solved.set(fraction);
       const Times times =
           measure_times(runs_[0], solved, texts_[0].pass[0], texts_[0].document.tokens);

@@ -24,7 +24,8 @@ struct Options {
   int pass_key_contexts = 2, pass_key_digits = 5;
   int threads = 1;
   std::uint64_t seed = 1;
-  int progress = -1;  // file descriptor
+  double similarity = 0;  // of the output, for LMBO; 0: layers are not analysed
+  int progress = -1;      // file descriptor
 };
 
 class Comparison {
@@ -47,6 +48,7 @@ class Comparison {
 
   void make_key_texts();
   void run_exact_passes();
+  void analyse_layers();
   void score_documents();
   void score_keys();
   void measure();

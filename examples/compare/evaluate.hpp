@@ -2,6 +2,7 @@
 // One policy at one compression: on a document, on a text with pass keys, and against the clock.
 #pragma once
 
+#include "deleted_heads.hpp"
 #include "passkey.hpp"
 #include "policy.hpp"
 #include "report.hpp"
@@ -20,6 +21,13 @@ inline Footprint footprint_of(const lesskv::AnyCache& cache, std::size_t bytes_e
   return out;
 }
 
+// Calls use(cache): the cache itself, or with heads that are deleted.
+template <class Use>
+void with_deletions(const Solved& solved, lesskv::AnyCache cache, const Use& use) {
+  if (!solved.deletes_heads) return use(std::move(cache));
+  use(DeletedHeads(std::move(cache), solved.spec));
+}
+
 inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, const Pass& pass,
                                         const DocumentTasks& tasks, const std::string& name) {
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
@@ -30,8 +38,10 @@ inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, 
   out.fraction = solved.fraction;
   out.footprint = footprint_of(cache, pass.exact.bytes());
   const Index context = pass.tensors.tokens();
-  out.running = tasks.score_running(run, cache, context);
-  out.copies = tasks.score_copies(run, cache, context);
+  with_deletions(solved, std::move(cache), [&](const auto& judged) {
+    out.running = tasks.score_running(run, judged, context);
+    out.copies = tasks.score_copies(run, judged, context);
+  });
   return out;
 }
 
@@ -53,12 +63,16 @@ inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokeni
   for (const PassKey& key : context.keys) {
     if (!key.found_by_exact) continue;
     out.of += points(key);
-    out.agnostic += points_said(run, tokenizer, compressed.fork(), key.question, end, key);
+    with_deletions(solved, compressed.fork(), [&](auto cache) {
+      out.agnostic += points_said(run, tokenizer, std::move(cache), key.question, end, key);
+    });
     lesskv::AnyCache aware = replayed.fork();
     replay(*key.question_tensors, aware);
     aware.compress();
-    out.aware += points_said(run, tokenizer, std::move(aware), {key.question.back()},
-                             end + static_cast<Index>(key.question.size()) - 1, key);
+    with_deletions(solved, std::move(aware), [&](auto cache) {
+      out.aware += points_said(run, tokenizer, std::move(cache), {key.question.back()},
+                               end + static_cast<Index>(key.question.size()) - 1, key);
+    });
   }
   return out;
 }
@@ -80,14 +94,16 @@ inline Times measure_times(engine::Run& run, const Solved& solved, const Pass& p
   cache.compress();
   out.compress_ms += compressing.milliseconds();
   const Index context = pass.tensors.tokens(), behind = static_cast<Index>(tokens.size()) - context;
-  Clock decoding;
-  for (Index t = 0; t < warm_up + steps; ++t) {
-    if (t == warm_up) decoding = Clock();
-    run.forward(cache, tokens.subspan(static_cast<std::size_t>(context + t % behind), 1),
-                context + t);
-    cache.compress();
-  }
-  out.decode_tokens_per_s = 1000.0 * steps / decoding.milliseconds();
+  with_deletions(solved, std::move(cache), [&](auto decoder) {
+    Clock decoding;
+    for (Index t = 0; t < warm_up + steps; ++t) {
+      if (t == warm_up) decoding = Clock();
+      run.forward(decoder, tokens.subspan(static_cast<std::size_t>(context + t % behind), 1),
+                  context + t);
+      decoder.compress();
+    }
+    out.decode_tokens_per_s = 1000.0 * steps / decoding.milliseconds();
+  });
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <vector>
 
 namespace compare {
 
@@ -47,6 +48,25 @@ class Mean {
 // Of a share found in n trials.
 inline double binomial_standard_error(double share, Index n) {
   return n > 0 ? std::sqrt(share * (1 - share) / static_cast<double>(n)) : 0;
+}
+
+// Spearman's: the correlation of ranks; equal numbers share the mean of their ranks. NaN where all
+// numbers are equal.
+inline double rank_correlation(std::span<const double> x, std::span<const double> y) {
+  const auto ranks = [](std::span<const double> numbers) {
+    Eigen::ArrayXd out(static_cast<Index>(numbers.size()));
+    for (Index i = 0; i < out.size(); ++i) {
+      double rank = -0.5;
+      for (const double other : numbers) {
+        const double own = numbers[static_cast<std::size_t>(i)];
+        rank += other < own ? 1 : other == own ? 0.5 : 0;
+      }
+      out[i] = rank;
+    }
+    return Eigen::ArrayXd(out - out.mean());
+  };
+  const Eigen::ArrayXd a = ranks(x), b = ranks(y);
+  return (a * b).sum() / std::sqrt(a.square().sum() * b.square().sum());
 }
 
 // The lowest index of the largest number.

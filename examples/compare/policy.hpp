@@ -17,12 +17,18 @@ namespace compare {
 
 struct Policy {
   std::string text;
+  bool deletes_heads = false;  // "delete_heads+SPEC": see deleted_heads.hpp
   lesskv::PolicySpec spec;
   double above = 0, up_to = std::numeric_limits<double>::infinity();  // compressions it runs at
 
   // "dictionary=default" stands for `dictionary`. Throws lesskv::Error naming the place in the text.
   explicit Policy(std::string written, const std::string& dictionary = {})
-      : text(std::move(written)), spec(lesskv::parse_spec(with_dictionary(text, dictionary))) {}
+      : text(std::move(written)),
+        deletes_heads(text.starts_with(deletion)),
+        spec(lesskv::parse_spec(
+            with_dictionary(text.substr(deletes_heads ? deletion.size() : 0), dictionary))) {}
+
+  static constexpr std::string_view deletion = "delete_heads+";
 
   static std::string with_dictionary(std::string text, const std::string& dictionary) {
     const std::string_view name = "dictionary=", word = "default";
@@ -104,10 +110,12 @@ struct StandIn {
 // as it gets, without exceeding it.
 struct Solved {
   lesskv::PolicySpec spec;
+  bool deletes_heads = false;
   double fraction = 0;  // 0: nothing was solved for
   bool fits = true;
   double reached = 0;  // compression, if it does not fit
 
+  explicit Solved(const Policy& policy) : spec(policy.spec), deletes_heads(policy.deletes_heads) {}
   void set(double found) {
     spec.keep.fraction = fraction = found;
     spec.keep.tokens = 0;
@@ -121,8 +129,7 @@ struct Solved {
 };
 
 inline Solved solve(const Variant& variant, const Pass& pass) {
-  Solved out;
-  out.spec = variant.policy->spec;
+  Solved out(*variant.policy);
   if (!variant.policy->solves_fraction()) return out;
   const lesskv::Shape& shape = pass.exact.shape();
   const std::size_t bytes_exact = pass.exact.bytes();
@@ -169,14 +176,25 @@ struct DefaultPolicy {
   double above = 0, up_to = std::numeric_limits<double>::infinity();
 };
 
-// Single methods as published, with f16 rows; codecs alone (int4 in groups of 32 is q4_0), and ours; budgets with the scorers
-// that they were published with; and compositions, with fewer bits where fewer bytes are left. The
-// last three say what each part brings.
-inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
+// Compositions, with fewer bits where fewer bytes are left. The first one, beside those that follow,
+// says what the budgets bring.
+inline std::vector<DefaultPolicy> compositions() {
   const std::string small_pins = "keep(sinks=4,recent=16,coded_recent=true)+",
                     rows = "h2o(age_normalised=true)", few = "lm(bits=4,value_bits=3)",
                     some = "lm(bits=5,value_bits=4)", many = "lm(bits=6,value_bits=5)";
   const double inf = std::numeric_limits<double>::infinity();
+  std::vector<DefaultPolicy> out = {{small_pins + rows + "+" + some, 6, 12}};
+  for (const char* budget : {"+entropy+", "+entropy+globalcut(by=keydiff,alpha=0.5)+"}) {
+    out.push_back({small_pins + rows + budget + many, 0, 6});
+    out.push_back({small_pins + rows + budget + some, 6, 12});
+    out.push_back({small_pins + rows + budget + few, 12, inf});
+  }
+  return out;
+}
+
+// Single methods as published, with f16 rows; codecs alone (int4 in groups of 32 is q4_0), and ours;
+// budgets with the scorers that they were published with; and compositions.
+inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
   std::vector<DefaultPolicy> out = {{"random(seed=" + std::to_string(seed) + ")"},
                                     {"streamingllm"},
                                     {"keydiff"},
@@ -189,13 +207,8 @@ inline std::vector<DefaultPolicy> default_policies(std::uint64_t seed) {
                                     {"kivi(bits=4)"},
                                     {"lm(bits=4)"},
                                     {"snapkv(window=32)+zigzag"},
-                                    {"snapkv(window=8,pool=7,max_pool=true)+uncomp"},
-                                    {small_pins + rows + "+" + some, 6, 12}};
-  for (const char* budget : {"+entropy+", "+entropy+globalcut(by=keydiff,alpha=0.5)+"}) {
-    out.push_back({small_pins + rows + budget + many, 0, 6});
-    out.push_back({small_pins + rows + budget + some, 6, 12});
-    out.push_back({small_pins + rows + budget + few, 12, inf});
-  }
+                                    {"snapkv(window=8,pool=7,max_pool=true)+uncomp"}};
+  for (DefaultPolicy& one : compositions()) out.push_back(std::move(one));
   return out;
 }
 
@@ -219,6 +232,10 @@ inline std::string list_policies() {
   out += "store     dtype=f32|f16|bf16\n";
   out += "exact     everything stays\n";
   out += "keys, values  a codec for one side: keys(lm(bits=4))+values(lm(bits=3))\n";
+  out +=
+      "delete_heads  in front of a SPEC: heads left with nothing but pins answer as the head of "
+      "their layer most like them\n";
+  out += "compositions  instead of a SPEC: the compositions of the default comparison\n";
   for (const lesskv::MethodInfo& method : lesskv::list_methods()) {
     out += "\n" + method.name + " (" + method.role + ")  " + method.summary + "\n";
     std::string pins;

@@ -63,6 +63,11 @@ int program(int argc, const char* const* argv) {
       ->check(CLI::Range(1, 1024));
   app.add_option("--seed", options.seed, "of the pass keys and of the random baseline")
       ->check(CLI::NonNegativeNumber);
+  app.add_option(
+         "--lmbo", options.similarity,
+         "also prints what every layer needs: keys for 0.9 of its attention (LMBA) and keys "
+         "for this cosine with its whole output (LMBO)")
+      ->check(CLI::Range(0.01, 1.0));
   app.add_option("--json", json, "writes the rows here too");
   app.add_option("--progress-fd", options.progress, "descriptor for progress lines")->group("");
   // Answered before anything is required.

@@ -50,6 +50,16 @@ struct Row {
   char mark() const;
 };
 
+// What every layer needs (layers.hpp), mean of the documents. Empty if it was not asked for.
+struct Layers {
+  double similarity = 0;
+  std::vector<double> lmba, lmbo;
+
+  // U of ZigZagKV: the share of a layer in the sum of all LMBA.
+  double uncertainty(std::size_t layer) const;
+  std::string table() const;
+};
+
 struct Report {
   std::string version, cpu, model, model_sha256;
   std::vector<std::string> documents;
@@ -59,6 +69,7 @@ struct Report {
   int pass_key_contexts = 0;
   bool keys_are_digits = false;  // long pass keys: every digit counts
   std::vector<Row> rows;
+  Layers layers;
 
   // Exact first, then by target, then by the error on the copy task; rows without figures last in
   // their group.

@@ -67,6 +67,17 @@ TEST(DefaultPolicies, AreTakenAndCoverEveryCompression) {
   }
 }
 
+TEST(DefaultPolicies, EndWithTheCompositions) {
+  const std::vector<DefaultPolicy> all = default_policies(1), ours = compositions();
+  ASSERT_GE(all.size(), ours.size());
+  for (std::size_t i = 0; i < ours.size(); ++i) {
+    const DefaultPolicy& one = all[all.size() - ours.size() + i];
+    EXPECT_EQ(one.text, ours[i].text);
+    EXPECT_EQ(one.above, ours[i].above);
+    EXPECT_EQ(Policy(one.text).kind(), std::string("composition"));
+  }
+}
+
 class ComparisonTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -125,6 +136,30 @@ TEST_F(ComparisonTest, RowsSayWhatTheCachesDid) {
   EXPECT_EQ(other_type.footprint().kept_share, 1);
   EXPECT_GT(other_type.running().divergence.value(), 1e-7);
   EXPECT_LT(other_type.running().divergence.value(), 1e-2);
+}
+
+TEST_F(ComparisonTest, CompositionsLayersAndDeletedHeads) {
+  Options more = options();
+  more.policies = {"compositions", "keep(tokens=60)+snapkv(window=8)+uncomp(weights=0:1:1)",
+                   "delete_heads+keep(tokens=60)+snapkv(window=8)+uncomp(weights=0:1:1)"};
+  more.compressions = {8};
+  more.pass_key_contexts = 0;
+  more.similarity = 0.95;
+  const Report report = Comparison(more).run();
+  int ours = 0;
+  for (const DefaultPolicy& one : compositions()) ours += one.above < 8 && one.up_to >= 8;
+  EXPECT_EQ(report.rows.size(), static_cast<std::size_t>(1 + ours + 2));
+  const Row &without = find(report, more.policies[1]), &with = find(report, more.policies[2]);
+  ASSERT_TRUE(with.measured()) << with.note;
+  EXPECT_EQ(with.footprint().bytes, without.footprint().bytes);
+  EXPECT_NE(with.running().divergence.value(), without.running().divergence.value());
+  ASSERT_EQ(report.layers.lmba.size(), 30U);
+  for (std::size_t l = 0; l < 30; ++l) {
+    EXPECT_GE(report.layers.lmba[l], 1);
+    EXPECT_LE(report.layers.lmba[l], 512);
+    EXPECT_GE(report.layers.lmbo[l], 1);
+    EXPECT_LE(report.layers.lmbo[l], 512);
+  }
 }
 
 TEST_F(ComparisonTest, EveryDigitOfALongPassKeyCounts) {

@@ -96,4 +96,13 @@ TEST(Mean, PartsGiveWhatTheWholeGives) {
   EXPECT_EQ(Mean().standard_error(), 0);
 }
 
+TEST(RankCorrelation, LooksAtTheOrderAlone) {
+  const std::vector<double> x{1, 2, 3, 4}, same{10, 11, 500, 501}, other{4, 3, 2, 1},
+      ties{1, 1, 2, 2}, equal{3, 3, 3, 3};
+  EXPECT_NEAR(rank_correlation(x, same), 1, 1e-12);
+  EXPECT_NEAR(rank_correlation(x, other), -1, 1e-12);
+  EXPECT_NEAR(rank_correlation(x, ties), 4 / std::sqrt(5.0 * 4.0), 1e-12);  // ranks .5 .5 2.5 2.5
+  EXPECT_TRUE(std::isnan(rank_correlation(x, equal)));
+}
+
 }  // namespace

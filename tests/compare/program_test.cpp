@@ -35,13 +35,14 @@ TEST(Program, ListAndHelpNeedNothingElse) {
                                                     {"--seed", "1", "--policy", "list"}}) {
     const Outcome list = call(arguments);
     EXPECT_EQ(list.code, 0);
-    for (const char* text : {"lagkv", "lag=128", "published pins: sinks=16", "table", "shared="})
+    for (const char* text : {"lagkv", "lag=128", "published pins: sinks=16", "table",
+                             "shared=", "delete_heads", "compositions"})
       EXPECT_NE(list.out.find(text), std::string::npos) << text;
   }
   const Outcome help = call({"--help"});
   EXPECT_EQ(help.code, 0);
   for (const char* text : {"--model", "--text", "--context", "--score", "--policy", "--compression",
-                           "--passkey", "--threads", "--seed", "--json"})
+                           "--passkey", "--threads", "--seed", "--lmbo", "--json"})
     EXPECT_NE(help.out.find(text), std::string::npos) << text;
 }
 
@@ -75,6 +76,7 @@ TEST(Program, NumbersOutOfRangeAreNamed) {
            {"--passkey", {"-1", "x"}},
            {"--threads", {"0", "-1", "x"}},
            {"--seed", {"-1", "x"}},
+           {"--lmbo", {"0", "1.1", "-1", "x"}},
            {"--none", {"1"}}})
     for (const std::string& value : values)
       expect_error({"--model", self, "--text", self, option, value}, {option});
@@ -102,6 +104,7 @@ TEST(ProgramWithModel, PoliciesAreCheckedBeforeAnythingRuns) {
            {"snapkv(pool=4)", "SnapKV::pool"},
            {"lagkv+table(shares=1:2)", "TableBudget::shares"},
            {"snapvk", "snapkv"},
+           {"delete_heads+keep(fraction=0.5)+snapvk", "snapkv"},
            {"keep(fraction=0.5)", "which rows"}})
     expect_error({"--model", model, "--text", text, "--policy", policy},
                  {"--policy '" + policy + "'", part});

@@ -70,15 +70,32 @@ TEST(Report, ExactFirstThenByTargetThenByCopyError) {
 TEST(Report, JsonHasEveryFieldOfEveryRow) {
   const auto json = report().json();
   for (const char* key : {"version", "cpu", "model", "model_sha256", "documents", "context",
-                          "score", "seed", "prefill_ms", "rows"})
+                          "score", "seed", "prefill_ms", "rows", "layers"})
     EXPECT_TRUE(json.contains(key)) << key;
   for (const auto& one : json["rows"]) {
-    for (const char* key : {"policy",        "kind",         "target",      "compression",
-                            "bytes",         "bytes_shared", "bytes_exact", "peak_bytes",
-                            "kept_share",    "kld",          "kld_se",      "top1",
-                            "nll_delta",     "copy_kld",     "copy_top1",   "passkey_agnostic",
-                            "passkey_aware", "passkey_n",    "compress_ms", "decode_tokens_per_s",
-                            "note",          "per_document"})
+    for (const char* key : {"policy",
+                            "kind",
+                            "target",
+                            "compression",
+                            "bytes",
+                            "bytes_shared",
+                            "bytes_exact",
+                            "peak_bytes",
+                            "kept_share",
+                            "kld",
+                            "kld_se",
+                            "top1",
+                            "nll_delta",
+                            "copy_kld",
+                            "copy_kld_se",
+                            "copy_top1",
+                            "passkey_agnostic",
+                            "passkey_aware",
+                            "passkey_n",
+                            "compress_ms",
+                            "decode_tokens_per_s",
+                            "note",
+                            "per_document"})
       EXPECT_TRUE(one.contains(key)) << key;
   }
   const auto& worse = json["rows"][0];
@@ -87,6 +104,7 @@ TEST(Report, JsonHasEveryFieldOfEveryRow) {
   EXPECT_NEAR(worse["kld"].get<double>(), 0.6, 1e-12);  // mean of .2 .6 .4 1.2
   EXPECT_NEAR(worse["kld_se"].get<double>(), std::sqrt((.16 + 0 + .04 + .36) / 3 / 4), 1e-12);
   EXPECT_NEAR(worse["copy_kld"].get<double>(), 1.2, 1e-12);
+  EXPECT_NEAR(worse["copy_kld_se"].get<double>(), 2 * worse["kld_se"].get<double>(), 1e-12);
   EXPECT_NEAR(worse["passkey_agnostic"].get<double>(), 0.4, 1e-12);
   EXPECT_EQ(worse["passkey_n"], 10);
   EXPECT_EQ(worse["per_document"].size(), 2U);
@@ -119,6 +137,25 @@ TEST(Report, TableShowsEveryRowUnderItsCompression) {
     ASSERT_NE(found, std::string::npos) << part << " in\n" << table;
     at = found;
   }
+}
+
+TEST(Report, LayersArePrintedWhenTheyWereAnalysed) {
+  Report r = report();
+  EXPECT_EQ(r.table().find("LMBO"), std::string::npos);
+  EXPECT_TRUE(r.json()["layers"].empty());
+  r.layers = {0.95, {30, 10, 20}, {300, 120, 110}};
+  const auto json = r.json();
+  ASSERT_EQ(json["layers"].size(), 3U);
+  EXPECT_EQ(json["layers"][1]["layer"], 1);
+  EXPECT_EQ(json["layers"][1]["lmba"], 10);
+  EXPECT_EQ(json["layers"][1]["lmbo"], 120);
+  EXPECT_NEAR(json["layers"][1]["uncertainty"].get<double>(), 1.0 / 6, 1e-12);
+  EXPECT_EQ(json["lmbo_similarity"], 0.95);
+  EXPECT_NEAR(json["lmba_lmbo_rank_correlation"].get<double>(), 0.5, 1e-12);
+  const std::string table = r.table();
+  for (const char* part : {"LMBA", "LMBO", "    1     10.0  0.1667   0.50    120.0",
+                           "cosine of 0.95", "over the layers: 0.50"})
+    EXPECT_NE(table.find(part), std::string::npos) << part << " in\n" << table;
 }
 
 TEST(Report, ALongNameHasALineOfItsOwn) {

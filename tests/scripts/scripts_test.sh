@@ -22,7 +22,7 @@ expect() {
   fi
 }
 
-for option in --quick --model --text --context --score --policy --dictionary --compression --passkey --threads --seed --json; do
+for option in --quick --model --text --context --score --policy --dictionary --compression --passkey --threads --seed --held-out --lmbo --json; do
   expect 0 "$option" "$examples/run.sh" --help
 done
 expect 1 "--model $work/no model.gguf: there is no such file" "$examples/run.sh" --model "$work/no model.gguf"
