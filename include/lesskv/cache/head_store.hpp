@@ -67,7 +67,8 @@ class HeadStore {
 
   // Appends n rows, [n][key_dim] and [n][value_dim] f32, contiguous. All numbers must fit the
   // storage type. `spare`: more will follow, one by one.
-  void append(const float* keys, const float* values, Index n, bool spare = true) {
+  LESSKV_OUT_OF_LINE void append(const float* keys, const float* values, Index n,
+                                 bool spare = true) {
     const KernelTable& kernel = kernels();
     while (n > 0) {
       const bool fresh =
@@ -100,8 +101,8 @@ class HeadStore {
 
   // Rows [first, first + count) as f32, [count][dim]; either output may be null. Codes that ask for
   // positions get those of all rows.
-  void read(Index first, Index count, float* keys, float* values,
-            const std::uint32_t* positions = nullptr) const {
+  LESSKV_OUT_OF_LINE void read(Index first, Index count, float* keys, float* values,
+                               const std::uint32_t* positions = nullptr) const {
     const KernelTable& kernel = kernels();
     for (std::size_t b = find(first); count > 0; ++b) {
       const Block& block = blocks_[b];
@@ -136,7 +137,7 @@ class HeadStore {
 
   // Keeps the given rows (ascending) and closes the gaps in place; a destination never lies behind
   // its source. `trim` gives back the unused part of the last block too. Without codec only.
-  void keep(std::span<const std::int32_t> kept, bool trim) {
+  LESSKV_OUT_OF_LINE void keep(std::span<const std::int32_t> kept, bool trim) {
     const TileKernelTable& kernel = tile_kernels();
     const Index count = static_cast<Index>(kept.size());
     Index first = 0;  // the first row that moves
@@ -182,8 +183,8 @@ class HeadStore {
   // Keeps the given rows and encodes what is closed: of the rows that stay, those in [front, closed)
   // are stored by the codec; rows already coded stay so. `whole`: the last block may be short,
   // otherwise only full blocks are sealed and the rest waits. positions: of the rows before.
-  void compact(std::span<const std::int32_t> kept, Index front, Index closed, bool whole,
-               const std::uint32_t* positions) {
+  LESSKV_OUT_OF_LINE void compact(std::span<const std::int32_t> kept, Index front, Index closed,
+                                  bool whole, const std::uint32_t* positions) {
     if ((key_codec_ && key_codec_->adapts()) || (value_codec_ && value_codec_->adapts()))
       adapt(kept.subspan(uz(std::min(front, static_cast<Index>(kept.size())))), closed - front,
             positions);
@@ -231,13 +232,13 @@ class HeadStore {
   }
 
   // Drops all rows from `rows` on.
-  void truncate(Index rows) {
+  LESSKV_OUT_OF_LINE void truncate(Index rows) {
     resize(std::min(rows, this->rows()));
     settle(false);
   }
 
   // `rows` more will come in portions: all blocks that they fill lie in one stretch of memory.
-  void expect(Index rows) {
+  LESSKV_OUT_OF_LINE void expect(Index rows) {
     if (room_.left > 0) return;
     const bool fresh = blocks_.empty() || blocks_.back().coded;
     const Index open = fresh ? 0 : std::min(rows, block_rows - blocks_.back().rows);
@@ -245,7 +246,7 @@ class HeadStore {
     group((rows - open) / block_rows + (grows ? 1 : 0), false);
   }
   // The same for rows of which nobody knows when they come: their last block too.
-  void reserve(Index rows) {
+  LESSKV_OUT_OF_LINE void reserve(Index rows) {
     rows -= capacity() - this->rows();
     if (rows <= 0) return;
     const Index count = (rows + block_rows - 1) / block_rows;
@@ -254,7 +255,7 @@ class HeadStore {
   }
 
   // Closed rows that are not coded yet, of the rows [front, closed).
-  Index uncoded(Index front, Index closed) const {
+  LESSKV_OUT_OF_LINE Index uncoded(Index front, Index closed) const {
     if (!coded()) return 0;
     Index sum = 0;
     for (const Block& block : blocks_)
@@ -265,7 +266,7 @@ class HeadStore {
   }
 
   // Bytes allocated, allocation bookkeeping included.
-  std::size_t bytes() const {
+  LESSKV_OUT_OF_LINE std::size_t bytes() const {
     std::size_t sum =
         blocks_.capacity() * sizeof(Block) + groups_.capacity() * sizeof(Group) + codec_bytes();
     for (const Block& block : blocks_)
@@ -276,7 +277,7 @@ class HeadStore {
   }
   // The same for a head of `rows` rows of which the first `front` and the newest `open` are exact:
   // right after the compression of a prompt,
-  std::size_t least_bytes(Index rows, Index front, Index open) const {
+  LESSKV_OUT_OF_LINE std::size_t least_bytes(Index rows, Index front, Index open) const {
     const std::size_t own = codec_bytes() + adapted_bytes();
     if (!coded()) return own + exact_bytes(rows) + list_bytes(rows);
     front = std::min(front, rows);
@@ -289,7 +290,8 @@ class HeadStore {
   // and while rows come one by one: closed rows wait until a block is full. `between`: rows leave
   // anywhere, not only the oldest. Coded blocks then have room that nobody uses: 12 rows each, as
   // measured with scores that are spread evenly, or what they have now if that is more.
-  std::size_t bytes_for(Index rows, Index front, Index open, bool between) const {
+  LESSKV_OUT_OF_LINE std::size_t bytes_for(Index rows, Index front, Index open,
+                                           bool between) const {
     const std::size_t own = codec_bytes() + adapted_bytes() + list_bytes(rows);
     if (!coded()) return own + exact_bytes(rows);
     front = std::min(front, rows);
@@ -310,7 +312,7 @@ class HeadStore {
 
   // How rows lie now; and how they will once compact(*kept, front, closed, whole), or keep() where
   // there is no codec, was carried out. No `kept`: all stay.
-  HeadLayout layout(Index front) const {
+  LESSKV_OUT_OF_LINE HeadLayout layout(Index front) const {
     HeadLayout out;
     out.fixed = codec_bytes() + adapted_bytes();
     Index exact = 0;
@@ -337,8 +339,8 @@ class HeadStore {
     out.fixed += held > needed ? held - needed : 0;
     return out;
   }
-  HeadLayout layout_after(const std::vector<std::int32_t>* kept, Index front, Index closed,
-                          bool whole) const {
+  LESSKV_OUT_OF_LINE HeadLayout layout_after(const std::vector<std::int32_t>* kept, Index front,
+                                             Index closed, bool whole) const {
     HeadLayout out;
     out.fixed = codec_bytes() + adapted_bytes();
     out.listed = static_cast<Index>(blocks_.size()) + 2;
@@ -388,7 +390,7 @@ class HeadStore {
     return out;
   }
   // Bytes when `step` more rows have come, one by one, before the last of them is closed.
-  std::size_t bytes_after(const HeadLayout& of, Index step) const {
+  LESSKV_OUT_OF_LINE std::size_t bytes_after(const HeadLayout& of, Index step) const {
     Index sealed = 0;
     if (coded() && of.closes && step > 0)
       sealed = std::max<Index>(0, of.tail + step - 1 - of.open) / block_rows;
@@ -458,7 +460,8 @@ class HeadStore {
   };
 
   // Shows the first `n` of the kept rows to codecs that want to learn from them.
-  void adapt(std::span<const std::int32_t> kept, Index n, const std::uint32_t* positions) {
+  LESSKV_OUT_OF_LINE void adapt(std::span<const std::int32_t> kept, Index n,
+                                const std::uint32_t* positions) {
     n = std::min(n, static_cast<Index>(kept.size()));
     if (n <= 0) return;
     Floats rows;
@@ -477,14 +480,14 @@ class HeadStore {
   }
 
   // What is staged becomes exact rows, or a coded block if it is closed and full, or may be short.
-  void flush(Staging& staging, bool whole, bool closed) {
+  LESSKV_OUT_OF_LINE void flush(Staging& staging, bool whole, bool closed) {
     if (staging.count == 0) return;
     if (closed && (whole || staging.count == block_rows)) return seal(staging);
     // Rows that wait for their block lie before newer ones; a block of theirs need not be full.
     append(staging.keys.data(), staging.values.data(), staging.count, closed);
     staging.count = 0;
   }
-  void seal(Staging& staging) {
+  LESSKV_OUT_OF_LINE void seal(Staging& staging) {
     Block block = allocate(staging.count, true);
     block.first = static_cast<std::int32_t>(rows());
     block.rows = static_cast<std::uint8_t>(staging.count);
@@ -510,8 +513,9 @@ class HeadStore {
   // A coded block of which the rows `part` of all `kept` stay. Codes are moved, not made anew, where
   // the codec can. Of two that join, codes that depend on their block are made anew, a few times at
   // most.
-  void push_coded(Block& block, std::span<const std::int32_t> kept,
-                  std::span<const std::int32_t> part, const std::uint32_t* positions) {
+  LESSKV_OUT_OF_LINE void push_coded(Block& block, std::span<const std::int32_t> kept,
+                                     std::span<const std::int32_t> part,
+                                     const std::uint32_t* positions) {
     const Index first = rows(), n = static_cast<Index>(part.size());
     if (!blocks_.empty() && blocks_.back().coded) {
       const Index before = blocks_.back().rows;
@@ -541,8 +545,9 @@ class HeadStore {
     blocks_.back().first = static_cast<std::int32_t>(first);
   }
   // The rows `part` of a block join the newest block.
-  void merge(const Block& block, std::span<const std::int32_t> kept,
-             std::span<const std::int32_t> part, const std::uint32_t* positions) {
+  LESSKV_OUT_OF_LINE void merge(const Block& block, std::span<const std::int32_t> kept,
+                                std::span<const std::int32_t> part,
+                                const std::uint32_t* positions) {
     const Block last = std::move(blocks_.back());
     blocks_.pop_back();
     const Index before = last.rows, n = before + static_cast<Index>(part.size());
@@ -613,7 +618,7 @@ class HeadStore {
                        64));
   }
   std::size_t value_bytes(Index rows) const { return uz(rows * value_dim_ * size_of(dtype_)); }
-  std::size_t data_bytes(Index capacity, bool is_coded) const {
+  LESSKV_OUT_OF_LINE std::size_t data_bytes(Index capacity, bool is_coded) const {
     return key_bytes(capacity, is_coded) +
            (is_coded && value_codec_ ? value_codec_->bytes(capacity) : value_bytes(capacity));
   }
@@ -623,7 +628,7 @@ class HeadStore {
     std::array<Index, block_rows / tile_rows + 1> coded{}, exact{};
     Index coded_rows = 0;
   };
-  BlockCounts count_blocks() const {
+  LESSKV_OUT_OF_LINE BlockCounts count_blocks() const {
     BlockCounts out;
     for (const Block& block : blocks_) {
       ++(block.coded ? out.coded : out.exact)[uz(block.capacity / tile_rows)];
@@ -631,7 +636,7 @@ class HeadStore {
     }
     return out;
   }
-  std::size_t counted_bytes(const BlockCounts& counts) const {
+  LESSKV_OUT_OF_LINE std::size_t counted_bytes(const BlockCounts& counts) const {
     std::size_t sum = 0;
     for (Index tiles = 1; tiles <= block_rows / tile_rows; ++tiles) {
       if (const Index n = counts.coded[uz(tiles)]; n > 0)
@@ -649,7 +654,7 @@ class HeadStore {
   }
 
   // The block that holds a row.
-  std::size_t find(Index row) const {
+  LESSKV_OUT_OF_LINE std::size_t find(Index row) const {
     const auto after = std::upper_bound(blocks_.begin(), blocks_.end(), row,
                                         [](Index r, const Block& b) { return r < b.first; });
     return uz(after - blocks_.begin()) - (after == blocks_.begin() ? 0 : 1);
@@ -663,7 +668,7 @@ class HeadStore {
   }
 
   // `whole`: the caller writes all of it.
-  Block allocate(Index capacity, bool is_coded = false, bool whole = false) {
+  LESSKV_OUT_OF_LINE Block allocate(Index capacity, bool is_coded = false, bool whole = false) {
     capacity = round_up(capacity, tile_rows);
     const std::size_t n = data_bytes(capacity, is_coded);
     Block block;
@@ -685,7 +690,7 @@ class HeadStore {
     return block;
   }
   // The next `count` full blocks will be one allocation.
-  void group(Index count, bool is_coded) {
+  LESSKV_OUT_OF_LINE void group(Index count, bool is_coded) {
     if (count < least_group) return;
     room_ = {};
     std::erase_if(groups_, [](const Group& g) { return g.live == 0; });
@@ -707,7 +712,7 @@ class HeadStore {
                           [&](const Group& g) { return g.has(block); });
   }
   // Blocks whose group has lost others move; `close`: the room is given back.
-  void settle(bool close) {
+  LESSKV_OUT_OF_LINE void settle(bool close) {
     if (close) room_ = {};
     if (groups_.empty()) return;
     count_live();
@@ -734,7 +739,7 @@ class HeadStore {
     std::erase_if(groups_, [&](const Group& g) { return held(g) == 0; });
     groups_.shrink_to_fit();
   }
-  void count_live() {
+  LESSKV_OUT_OF_LINE void count_live() {
     for (Group& group : groups_) group.live = 0;
     std::size_t g = 0;  // neighbours are of one group, mostly
     for (const Block& block : blocks_) {
@@ -744,7 +749,8 @@ class HeadStore {
     }
   }
   // Rows of exact blocks that compact() will encode.
-  Index rows_to_seal(std::span<const std::int32_t> kept, Index front, Index closed) const {
+  LESSKV_OUT_OF_LINE Index rows_to_seal(std::span<const std::int32_t> kept, Index front,
+                                        Index closed) const {
     const Index end = std::min(closed, static_cast<Index>(kept.size()));
     Index sum = 0;
     for (const Block& block : blocks_) {
@@ -758,7 +764,7 @@ class HeadStore {
     return sum;
   }
   // An exact block with another capacity, or as it is.
-  Block copy(const Block& from, Index capacity) {
+  LESSKV_OUT_OF_LINE Block copy(const Block& from, Index capacity) {
     Block block = allocate(capacity);
     block.first = from.first;
     block.rows = from.rows;
@@ -773,12 +779,14 @@ class HeadStore {
   void own(Block& block) {
     if (!mine(block)) replace(block, block.capacity);
   }
-  void replace(Block& block, Index capacity) { put(block, copy(block, capacity)); }
+  LESSKV_OUT_OF_LINE void replace(Block& block, Index capacity) {
+    put(block, copy(block, capacity));
+  }
   void put(Block& block, Block fresh) {
     if (Group* group = group_of(block)) --group->live;
     block = std::move(fresh);
   }
-  bool mine(const Block& block) {
+  LESSKV_OUT_OF_LINE bool mine(const Block& block) {
     // All blocks of a group share one count, and the room has its part in it.
     const Group* group = group_of(block);
     const Index own =
@@ -804,13 +812,13 @@ class HeadStore {
       move_key_as<std::uint16_t>(from, source, to, target);
   }
 
-  void resize(Index rows) {
+  LESSKV_OUT_OF_LINE void resize(Index rows) {
     while (!blocks_.empty() && blocks_.back().first >= rows) blocks_.pop_back();
     if (!blocks_.empty())
       blocks_.back().rows = static_cast<std::uint8_t>(
           std::min<Index>(blocks_.back().rows, rows - blocks_.back().first));
   }
-  void trim() {
+  LESSKV_OUT_OF_LINE void trim() {
     if (!blocks_.empty()) {
       Block& last = blocks_.back();
       if (!last.coded && round_up(last.rows, tile_rows) < last.capacity) replace(last, last.rows);

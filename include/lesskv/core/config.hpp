@@ -37,10 +37,15 @@
 #else
 #define LESSKV_DECLARE_ONLY 0
 #endif
+// Large functions that run once a head or pass: copies of them inside others cost compile time and
+// gain nothing.
+#define LESSKV_OUT_OF_LINE __attribute__((noinline))
 #if defined(LESSKV_COMPILED)
 #define LESSKV_FUNCTION
+#define LESSKV_DEFAULTED
 #else
-#define LESSKV_FUNCTION inline
+#define LESSKV_FUNCTION inline LESSKV_OUT_OF_LINE
+#define LESSKV_DEFAULTED inline
 #endif
 
 #define LESSKV_BEGIN_NAMESPACE \
