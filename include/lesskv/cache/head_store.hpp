@@ -288,8 +288,9 @@ class HeadStore {
     return sum;
   }
   // and while rows come one by one: closed rows wait until a block is full. `between`: rows leave
-  // anywhere, not only the oldest. Coded blocks then have room that nobody uses: 12 rows each, as
-  // measured with scores that are spread evenly, or what they have now if that is more.
+  // anywhere, not only the oldest. Coded blocks then have room that nobody uses. It is taken as 12 rows
+  // each, or what they have now if that is more: priced lower, a step drops more than it must; higher,
+  // rows go that could stay.
   LESSKV_OUT_OF_LINE std::size_t bytes_for(Index rows, Index front, Index open,
                                            bool between) const {
     const std::size_t own = codec_bytes() + adapted_bytes() + list_bytes(rows);
@@ -423,7 +424,6 @@ class HeadStore {
   // The blocks of the newest group that are not taken yet. A fork does not get them.
   struct Room {
     std::shared_ptr<std::byte> next;
-    std::size_t block_bytes = 0;
     Index left = 0;
     bool coded = false;
     Room() = default;
@@ -435,7 +435,6 @@ class HeadStore {
     }
     void swap(Room& other) noexcept {
       std::swap(next, other.next);
-      std::swap(block_bytes, other.block_bytes);
       std::swap(left, other.left);
       std::swap(coded, other.coded);
     }
@@ -679,7 +678,7 @@ class HeadStore {
       block.data = room_.next;
       ++groups_.back().live;
       room_.next = --room_.left > 0 ? std::shared_ptr<std::byte>(
-                                          room_.next, room_.next.get() + room_.block_bytes)
+                                          room_.next, room_.next.get() + groups_.back().block_bytes)
                                     : nullptr;
     } else {
       block.data = std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
@@ -697,7 +696,6 @@ class HeadStore {
     const std::size_t n = uz(round_up(static_cast<Index>(data_bytes(block_rows, is_coded)), 64));
     groups_.push_back({nullptr, n, count, 0});
     room_.next = allocate_pages(n * uz(count));
-    room_.block_bytes = n;
     room_.left = count;
     room_.coded = is_coded;
     groups_.back().begin = room_.next.get();
