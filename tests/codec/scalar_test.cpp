@@ -278,6 +278,45 @@ INSTANTIATE_TEST_SUITE_P(Tables, ScalarAttention,
                          testing::ValuesIn(kernel_tables().begin(), kernel_tables().end()),
                          table_name);
 
+// Values alone are coded, keys say which weights the rows get: what few query rows add to the error
+// of the code is one unit in 127 (32767 for more than 4 bits) of the largest weight of a block. A
+// block in which one row gets much and 63 rows little each is the hardest: none of them may be lost.
+TEST_P(ScalarAttention, WeightsOfValuesKeepTheirMass) {
+  for (const Named& named : all_codes())
+    for (const double background : {1.0, 0.5, 0.1, 0.0035, 0.0005}) {
+      const int dim = 64;
+      const Index rows = 64, query_rows = 4;
+      // One channel of keys is 8 in the first row, else 0: a query of x there gives the weight e^x.
+      std::vector<float> k(uz(rows * dim), 0.f), q(uz(query_rows * dim), 0.f);
+      k[0] = 8;
+      for (Index i = 0; i < query_rows; ++i)
+        q[uz(i * dim)] = static_cast<float>(-std::log(background));
+      std::vector<float> v = normal(rows * dim, 11);
+      for (float& x : v) x += 2;
+      const Coded values(format_of(named, Side::values, dim), *GetParam(), v);
+      // The code of a number that is 0 or the largest of its row has no error.
+      const Coded keys(format_of({"", 8, 0, false}, Side::keys, dim), *GetParam(), k);
+      const Outcome got = attend(*GetParam(), keys, values, q),
+                    want = by_definition(keys, values, q);
+      const double mass = 1 + 63 * background;
+      const double unit = named.bits <= 4 ? 1.0 / 127 : 1.0 / 32767;
+      double error = 0, largest = 0, bias = 0;
+      const auto n = static_cast<double>(want.out.size());
+      for (std::size_t i = 0; i < want.out.size(); ++i) {
+        const double difference = double{got.out[i]} - double{want.out[i]};
+        error += difference * difference / n;
+        bias += difference / n;
+      }
+      for (const float x : values.decoded) largest = std::max(largest, std::abs(double{x}));
+      // Rounded up as often as the fraction f says: the deviation, sqrt(f (1 - f)), is at most half a
+      // unit, of 64 rows 8 times that. Lost, the rows would take 63 * background units of the mean
+      // (2 in every channel), 28 where background is .0035.
+      SCOPED_TRACE(named.name + " background " + std::to_string(background));
+      EXPECT_LT(std::sqrt(error), 8 * 0.5 * unit * largest / mass + 1e-5);
+      EXPECT_LT(std::abs(bias), 12 * unit * 2 / mass + 1e-5);
+    }
+}
+
 // Sums are integers: the same blocks, whatever encodes them.
 TEST(ScalarCode, EveryInstructionSetWritesTheSameBlocks) {
   for (const Named& named : all_codes())

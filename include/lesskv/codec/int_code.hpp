@@ -47,7 +47,7 @@ struct IntCode {
     format.bits = side == Side::values && value_bits > 0 ? value_bits : bits;
     format.group = group < dim ? group : 0;
     format.fit = format.bits == 4;
-    if (format.bits == 4) format.set_levels([](int code) { return 16 * (code - 8); });
+    if (format.bits == 4) format.set_units(4, -128, [](int code) { return code; });
     return std::make_shared<detail::ScalarCodec>(format);
   }
 };

@@ -4,18 +4,22 @@
 // is said by the codecs (lloyd_max.hpp, int_code.hpp).
 //
 // A number is scale * level / 127, level an 8-bit integer out of a table of 2^bits. Attention stays
-// in integers: levels times an 8-bit query for the scores, levels times a 16-bit weight for the
-// values, sums in 32 bits, exact, so that every instruction set gives the same result.
+// in integers: levels times an 8-bit query for the scores, levels times a weight for the values, of
+// 8 bits where levels have up to 4, else of 16; sums are exact, so that every instruction set gives
+// the same result. Levels of up to 4 bits are small multiples of a step: as numbers without a sign
+// (`units`) times 8-bit numbers their products add up in 16 bits, many to an instruction.
 //
 // One side (keys or values) of a block of up to 64 rows:
 //   mean    f16[dim], if the code removes it: the mean of the rows
 //   tiles   of 16 rows: scales f16[groups][16], then the codes in bit planes
-// Codes are cut into lines. Keys: a line is 4 channels of 16 rows, byte 4 * row + channel. Values:
-// a line is 2 rows, byte 2 * channel + row. A plane of b bits packs 8 / b lines into one: bits
+// Codes are cut into lines. Keys: a line is 4 channels of 16 rows, byte 4 * row + channel. Values of
+// up to 4 bits: a line is 4 rows of half the channels, byte 4 * channel + row; of more bits: 2 rows
+// of all channels, byte 2 * channel + row. A plane of b bits packs 8 / b lines into one: bits
 // [b * k, b * k + b) of a byte belong to line k. Codes of 3, 5 and 6 bits are two planes, the first
 // with the low bits.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -33,15 +37,32 @@ struct ScalarFormat {
   Side side = Side::keys;
   int dim = 0;           // channels
   int bits = 4;          // 2, 3, 4, 5, 6 or 8
-  int group = 0;         // channels that share a scale; 0: all of a row
+  int group = 0;         // channels that share a scale: 32; 0: all of a row
   bool mean = false;     // the mean of the block is removed first
   bool rotated = false;  // Hadamard over the channels first
   float top = 0;         // > 0: levels are those of a unit Gaussian, 127 stands for this number
   bool fit = false;      // the scale is fitted to the levels by least squares
   alignas(16) std::array<std::int8_t, 64> levels{};  // of every code, ascending; unused for 8 bits
+  // Up to 4 bits: level = (unit << shift) + base. `products` pairs of a unit times a number of up to
+  // `limit` add up in 16 bits.
+  alignas(16) std::array<std::int8_t, 16> units{};
+  int shift = 0, base = 0, products = 1, limit = 127;
   // For encoding, by set_levels(): the levels as f32, and where codes end as a search tree: of the
   // 2^d numbers from 2^d on, number j ends the lower half of what the first d steps have left.
   std::array<float, 64> values{}, tree{};
+
+  // Up to 4 bits: `unit(code)` for all codes, ascending, from 0 on.
+  template <class Unit>
+  void set_units(int shift_by, int from, Unit&& unit) {
+    shift = shift_by;
+    base = from;
+    for (int i = 0; i < 1 << bits; ++i) units[uz(i)] = static_cast<std::int8_t>(unit(i));
+    const int largest = units[uz((1 << bits) - 1)];
+    // Four at least, eight where that leaves the numbers 7 bits.
+    products = 16 * 127 * largest <= 32767 ? 8 : 4;
+    limit = std::min(127, 32767 / (2 * products * largest));
+    set_levels([&](int code) { return (units[uz(code)] << shift) + base; });
+  }
 
   // `level(code)` for all codes, ascending, in [-128, 127].
   template <class Level>
@@ -59,8 +80,21 @@ struct ScalarFormat {
   }
 
   int padded() const { return static_cast<int>(round_up(dim, side == Side::keys ? 4 : 32)); }
-  int groups() const { return group > 0 ? (dim + group - 1) / group : 1; }
-  int group_width() const { return group > 0 ? group : padded(); }
+  int groups() const { return group > 0 ? (dim + 31) / 32 : 1; }
+  int group_width() const { return group > 0 ? 32 : padded(); }
+  int group_of(Index channel) const { return group > 0 ? static_cast<int>(channel / 32) : 0; }
+  // Values: rows and channels of a line.
+  bool has_units() const { return bits <= 4; }
+  Index line_rows() const { return has_units() ? 4 : 2; }
+  Index line_channels() const { return has_units() ? padded() / 2 : padded(); }
+  // The line of a row of a tile that has channel 0; further channels follow in the next lines.
+  Index first_line(Index lane) const { return has_units() ? lane / 4 * 2 : lane / 2; }
+  // Where the code of a value lies, planes apart.
+  Index byte_of_value(Index lane, Index channel) const {
+    const Index width = line_channels();
+    return (first_line(lane) + channel / width) * line_bytes() + line_rows() * (channel % width) +
+           lane % line_rows();
+  }
   Index lines() const { return side == Side::keys ? padded() / 4 : 8; }
   Index line_bytes() const { return side == Side::keys ? 64 : 2 * padded(); }
   // Bits of the first plane and of the second.
@@ -148,7 +182,7 @@ inline SideCode side_code(const ScalarFormat& format,
   // Rotated queries, their scales, their codes; a block of levels.
   const Index levels = kernel_block * format.padded() / 4;
   code.key_workspace = rows * (dim + 16 + groups) + rows * format.padded() / 4 + levels + 64;
-  code.value_workspace = levels + rows * (kernel_block / 2 * groups + groups) + 64 +
+  code.value_workspace = levels + rows * (kernel_block / 2 * groups + 2 * groups) + 64 +
                          kernel_block * (groups + 1) + format.padded();
   code.acc_width = format.rotated ? dim : 0;
   code.prepare = kernel.prepare;

@@ -46,7 +46,7 @@ class ScalarCodec final : public SideCodec {
         if (f.side == Side::keys)
           move_lanes(source, target, f.plane_lines(f.lines(), bits), a, b);
         else
-          move_pairs(source, target, bits, a, b);
+          move_columns(source, target, bits, a, b);
         source += f.plane_lines(f.lines(), bits) * f.line_bytes();
         target += f.plane_lines(f.lines(), bits) * f.line_bytes();
       }
@@ -62,15 +62,21 @@ class ScalarCodec final : public SideCodec {
     for (Index line = 0; line < lines; ++line)
       std::memcpy(to + 64 * line + 4 * b, from + 64 * line + 4 * a, 4);
   }
-  // Values: a row is every second byte of a line, which shares its bytes with other lines.
-  void move_pairs(const std::uint8_t* from, std::uint8_t* to, int bits, Index a, Index b) const {
-    const Index packed = 8 / bits, width = format_.line_bytes();
+  // Values: a row is every second or fourth byte of its lines, which share their bytes with other
+  // lines.
+  void move_columns(const std::uint8_t* from, std::uint8_t* to, int bits, Index a, Index b) const {
+    const ScalarFormat& f = format_;
+    const Index packed = 8 / bits, width = f.line_bytes(), rows = f.line_rows();
     const unsigned mask = (1u << bits) - 1;
-    const auto shift = [&](Index row) { return static_cast<unsigned>(row / 2 % packed * bits); };
-    from += a / 2 / packed * width + a % 2;
-    to += b / 2 / packed * width + b % 2;
-    for (Index i = 0; i < width; i += 2)
-      to[i] = static_cast<std::uint8_t>(to[i] | ((from[i] >> shift(a) & mask) << shift(b)));
+    for (Index part = 0; part < f.padded() / f.line_channels(); ++part) {
+      const Index source = f.first_line(a) + part, target = f.first_line(b) + part;
+      const std::uint8_t* x = from + source / packed * width + a % rows;
+      std::uint8_t* y = to + target / packed * width + b % rows;
+      const auto down = static_cast<unsigned>(source % packed * bits);
+      const auto up = static_cast<unsigned>(target % packed * bits);
+      for (Index i = 0; i < width; i += rows)
+        y[i] = static_cast<std::uint8_t>(y[i] | ((x[i] >> down & mask) << up));
+    }
   }
 
   ScalarFormat format_;
