@@ -47,6 +47,8 @@ struct ScalarFormat {
   // `limit` add up in 16 bits.
   alignas(16) std::array<std::int8_t, 16> units{};
   int shift = 0, base = 0, products = 1, limit = 127;
+  // For encoding: in half units, the number below which code i ends, less one.
+  std::array<std::int8_t, 16> borders{};
   // For encoding, by set_levels(): the levels as f32, and where codes end as a search tree: of the
   // 2^d numbers from 2^d on, number j ends the lower half of what the first d steps have left.
   std::array<float, 64> values{}, tree{};
@@ -57,6 +59,8 @@ struct ScalarFormat {
     shift = shift_by;
     base = from;
     for (int i = 0; i < 1 << bits; ++i) units[uz(i)] = static_cast<std::int8_t>(unit(i));
+    for (int i = 0; i + 1 < 1 << bits; ++i)
+      borders[uz(i)] = static_cast<std::int8_t>(units[uz(i)] + units[uz(i + 1)] - 1);
     const int largest = units[uz((1 << bits) - 1)];
     // Four at least, eight where that leaves the numbers 7 bits.
     products = 16 * 127 * largest <= 32767 ? 8 : 4;
