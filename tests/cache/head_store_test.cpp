@@ -151,7 +151,7 @@ TEST(HeadStore, RoomIsTakenOnceAndGivenBack) {
   std::vector<std::int32_t> kept;
   for (int i = 0; i < 4096; i += 10) kept.push_back(i);
   store.keep(kept, true);
-  EXPECT_LE(store.bytes(), store.bytes_for(410, 0, 0, true));
+  EXPECT_LE(store.bytes(), store.forecast().bytes_for(410, 0, 0, true));
   EXPECT_LT(static_cast<double>(store.bytes()), 0.11 * static_cast<double>(room));
 }
 
