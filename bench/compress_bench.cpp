@@ -11,8 +11,8 @@
 //     that of a copy of as many bytes, memcpy of contiguous memory.
 //   encode/<codec>, decode/<codec>: 512 rows of 128 channels that stay in the caches, keys and values in
 //     turn; bytes/s counts the rows as f16.
-//   compress/<storage>: KVCache::compress(), Keep{.fraction = .25, .sinks = 16}, LagKV; passes is
-//     its time in units of reading the layer once at the limit.
+//   compress/<storage>[_to_<codec>]: KVCache::compress(), Keep{.fraction = .25, .sinks = 16}, LagKV
+//     (and a codec); passes is its time in units of reading the layer once at the limit.
 // Medians of rounds taken in turn with the read limit, which also evicts the caches; time of the
 // thread, so that a busy machine counts less.
 // Run it pinned and alone: taskset -c 0 compress_bench
@@ -59,9 +59,11 @@ std::vector<float> numbers(Index count, unsigned seed) {
   return x;
 }
 
-// Heads in turn by parts of 512 tokens, as a prefill writes them.
+// Heads in turn by parts of 512 tokens, as a prefill writes them that has said how many come
+// (AnyCache::reserve).
 std::vector<HeadStore> layer(DType type) {
   std::vector<HeadStore> out(heads, HeadStore(dim, dim, type));
+  for (HeadStore& head : out) head.expect(rows);
   const std::vector<float> part = numbers(4096, 1);
   std::mt19937 random(2);
   for (Index first = 0; first < rows; first += 512)
@@ -216,13 +218,15 @@ void gather(benchmark::State& state, DType type, double share) {
       1e9 * median(rounds.seconds) / (static_cast<double>(k) * heads);
 }
 
-void compress(benchmark::State& state, DType type) {
+template <class... Policies>
+void compress(benchmark::State& state, DType type, const Policies&... policies) {
   const Shape shape{.query_heads = heads, .kv_heads = heads, .head_dim = dim, .dtype = type};
   const std::vector<float> part = numbers(512 * heads, 4);
   Rounds rounds;
   Index held = 0;
   for (auto _ : state) {
-    KVCache cache(shape, Keep{.fraction = 0.25, .sinks = 16}, LagKV{});
+    KVCache cache(shape, Keep{.fraction = 0.25, .sinks = 16}, LagKV{}, policies...);
+    cache.reserve(rows);
     for (Index first = 0; first < rows; first += 512)
       cache.append(0, View::packed(part.data(), 512, heads, dim),
                    View::packed(part.data(), 512, heads, dim));
@@ -307,6 +311,8 @@ int main(int count, char** arguments) {
   }
   for (const DType type : {DType::f16, DType::f32})
     add(std::string("compress/") + name_of(type), 5, [=](S& s) { compress(s, type); });
+  add("compress/f16_to_int4", 5, [](S& s) { compress(s, DType::f16, IntCode{.bits = 4}); });
+  add("compress/f16_to_lm4", 5, [](S& s) { compress(s, DType::f16, LloydMax{}); });
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -121,6 +121,22 @@ class HeadStore : private BlockList {
     return {block.keys(), format_.values_of(block), block.rows, block.coded != 0, nullptr};
   }
 
+  // The blocks of rows [first, first + count) and how many rows lie before them in the first block.
+  // False: some are coded, or a block before the last is not full.
+  LESSKV_OUT_OF_LINE bool exact(Index first, Index count, std::vector<BlockRef>& out,
+                                Index& skipped) const {
+    if (count == 0) return true;
+    std::size_t b = find(first);
+    skipped = first - blocks_[b].first;
+    for (;; ++b) {
+      const Block& block = blocks_[b];
+      if (block.coded) return false;
+      out.push_back(this->block(static_cast<Index>(b)));
+      if (block.first + block.rows >= first + count) return true;
+      if (block.rows < block_rows) return false;
+    }
+  }
+
   // Keeps the given rows (ascending) and closes the gaps in place; a destination never lies behind
   // its source. `trim` gives back the unused part of the last block too. Without codec only.
   LESSKV_OUT_OF_LINE void keep(std::span<const std::int32_t> kept, bool trim) {
@@ -198,16 +214,19 @@ class HeadStore : private BlockList {
         flush(staging, whole, false);  // sinks: nothing else lies before a coded block
         push_coded(block, kept, part, positions);
       } else {
-        for (std::size_t i = 0; i < part.size(); ++i) {
-          const Index row = part[i], to = static_cast<Index>(first + i);
+        for (std::size_t i = 0; i < part.size();) {
+          const Index to = static_cast<Index>(first + i);
           if (to == front || to == closed) flush(staging, whole, to == closed && to > front);
-          staging.add(*this, block, row - block.first, positions[row]);
-          if (staging.count == block_rows) {
-            if (to >= front && to < closed)
-              seal(staging);
-            else
-              flush(staging, whole, false);
-          }
+          Index n = std::min(static_cast<Index>(part.size() - i), block_rows - staging.count);
+          for (const Index border : {front, closed})
+            if (to < border) n = std::min(n, border - to);
+          staging.add(format_, block, part.subspan(i, uz(n)), positions);
+          i += uz(n);
+          if (staging.count < block_rows) continue;
+          if (to >= front && to < closed)
+            seal(staging);
+          else
+            flush(staging, whole, false);
         }
       }
       block.data.reset();
@@ -239,18 +258,33 @@ class HeadStore : private BlockList {
  private:
   // Rows on their way into a block.
   struct Staging {
-    Floats keys, values;
+    Floats keys, values, gathered;
     std::array<std::uint32_t, block_rows> positions{};
     Index count = 0;
     Staging(int key_dim, int value_dim)
-        : keys(block_rows * key_dim), values(block_rows * value_dim) {}
-    void add(const HeadStore& store, const Block& block, Index at, std::uint32_t position) {
+        : keys(block_rows * key_dim),
+          values(block_rows * value_dim),
+          gathered(block_rows * std::max(key_dim, value_dim)) {}
+    // Rows of an exact block.
+    void add(const BlockFormat& format, const Block& block, std::span<const std::int32_t> rows,
+             const std::uint32_t* all_positions) {
+      const Index n = static_cast<Index>(rows.size());
+      std::array<std::int32_t, block_rows> of_block;
+      for (Index i = 0; i < n; ++i) {
+        of_block[uz(i)] = rows[uz(i)] - block.first;
+        positions[uz(count + i)] = all_positions[rows[uz(i)]];
+      }
+      const BlockRef from{block.keys(), format.values_of(block), block.rows, false, nullptr};
+      const TileKernelTable& tiles = tile_kernels();
       const KernelTable& kernel = kernels();
-      kernel.unpack_keys(store.format_.dtype, block.keys(), store.format_.key_dim, at, 1,
-                         keys.data() + count * store.format_.key_dim, store.format_.key_dim);
-      kernel.to_f32(store.format_.dtype, store.format_.value_row(block, at),
-                    values.data() + count * store.format_.value_dim, store.format_.value_dim);
-      positions[uz(count++)] = position;
+      tiles.gather_keys(format.dtype, &from, format.key_dim, of_block.data(), n, gathered.data());
+      kernel.unpack_keys(format.dtype, gathered.data(), format.key_dim, 0, n,
+                         keys.data() + count * format.key_dim, format.key_dim);
+      tiles.gather_values(format.dtype, &from, format.value_dim, of_block.data(), n,
+                          gathered.data());
+      kernel.to_f32(format.dtype, gathered.data(), values.data() + count * format.value_dim,
+                    n * format.value_dim);
+      count += n;
     }
   };
 
