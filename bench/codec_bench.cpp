@@ -239,6 +239,7 @@ void add(const std::string& name, int rounds, F f) {
 
 int main(int count, char** arguments) {
   benchmark::Initialize(&count, arguments);
+  benchmark::AddCustomContext("kernels", lesskv::kernels().name);
   std::string dictionary;
   for (int i = 1; i < count; ++i) {
     const std::string_view argument = arguments[i], name = "--dictionary=";
