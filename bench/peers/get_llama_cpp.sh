@@ -44,7 +44,8 @@ if ! "$python" -m pip download --require-hashes --no-deps --no-binary "$package"
   exit 1
 fi
 mkdir "$work/source"
-tar -xzf "$work"/*.tar.gz -C "$work/source" --strip-components=3 --wildcards '*/vendor/llama.cpp/*'
+tar -xzf "$work"/*.tar.gz -C "$work/source" --strip-components=3 --wildcards \
+  --exclude='*/vendor/llama.cpp/models' --exclude='*/vendor/llama.cpp/docs' '*/vendor/llama.cpp/*'
 [ -f "$work/source/CMakeLists.txt" ] || { say "there is no vendor/llama.cpp in the package"; exit 1; }
 rm -rf "$source"
 mv "$work/source" "$source"
