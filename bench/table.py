@@ -62,11 +62,11 @@ def giga(value):
     return "-" if value is None else f"{value / 1e9:.1f}"
 
 
-def render(rows):
-    """Rows of words; the first column to the left, the others to the right. The first row is the head."""
+def render(rows, last=None):
+    """Rows of words, the first one the head; the first column to the left, the others to the right; words behind each row."""
     width = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
-    for row in rows:
-        cells = [row[0].ljust(width[0])] + [word.rjust(width[i + 1]) for i, word in enumerate(row[1:])]
+    for row, words in zip(rows, last or [""] * len(rows)):
+        cells = [row[0].ljust(width[0])] + [word.rjust(width[i + 1]) for i, word in enumerate(row[1:])] + [words]
         print("  " + "  ".join(cells).rstrip())
 
 
@@ -133,7 +133,7 @@ def gather(found):
     columns(found, ["", "of copy", "with selection", "% of read"], ("of_copy", times), ("with_select", times), ("read_share", percent))
 
 
-@section("Encoding and decoding: GB/s of f16 rows", "(encode|decode)/")
+@section("Encoding and decoding: GB/s of f16 rows", "(encode|decode)/(int|lm)")
 def coding(found):
     rows = [["", "encode", "decode"]]
     for name in found:
@@ -183,27 +183,30 @@ def entropy(found):
     render([["", "of Gram", "ms"]] + [[name, times(one["times_gram"]), fixed(1)(one["real_time"])] for name, one in found.items()])
 
 
-@section("Decoding SmolLM2-135M, one thread: tokens/s (MB of the cache; time in compress(), its longest call)", "decode/")
+@section("Decoding SmolLM2-135M, one thread: tokens/s, MB of the cache, time in compress() and its longest call", "decode/")
 def decode(found):
     ways = []
     for one in found.values():
         ways += [key[:-3] for key in one if key.endswith(" MB") and key[:-3] not in ways]
     ways.sort(key=lambda way: (way.startswith("llama.cpp"), way != "exact", len(way)))
 
-    def cell(one, way):
-        if way not in one:
-            return "-"
-        compress = ""
-        if one.get(way + " worst_ms", 0) >= 0.5:
-            compress = f"; {percent(one[way + ' compress'])} %, {fixed(1)(one[way + ' worst_ms'])} ms"
-        return f"{fixed(1)(one[way])} ({fixed(1)(one[way + ' MB'])}{compress})"
-
-    render([[""] + [name.split("/", 1)[1] for name in found]] + [[way] + [cell(one, way) for one in found.values()] for way in ways])
+    rows = [[""]]
+    for name in found:
+        rows[0] += [name.split("/", 1)[1], "MB", "compress", "worst ms"]
+    for way in ways:
+        row = [""]
+        for one in found.values():
+            compress = one.get(way + " compress")
+            row += [fixed(1)(one.get(way)), fixed(1)(one.get(way + " MB")), "-" if compress is None else f"{100 * compress:.1f} %",
+                    fixed(1)(one.get(way + " worst_ms"))]
+        rows.append(row)
+    # Names are long: behind the figures.
+    render(rows, [""] + ways)
     for name, one in found.items():
         peer = one.get("llama.cpp f16")
         if peer:
             best = max((way for way in ways if "llama.cpp" not in way), key=lambda way: one.get(way, 0))
-            print(f"  {name.split('/', 1)[1]}: {best}: {times(one[best] / peer)} of llama.cpp f16")
+            print(f"  {name.split('/', 1)[1]}: {times(one[best] / peer)} of llama.cpp f16: {best}")
 
 
 def main(paths):

@@ -86,8 +86,8 @@ cat >decode.json <<'JSON'
 {"context": {}, "benchmarks": [{"name": "decode/depth7000/iterations:5/manual_time", "exact": 30, "exact MB": 160,
 "int(bits=8)": 33, "int(bits=8) MB": 85, "int(bits=8) compress": 0.02, "int(bits=8) worst_ms": 7.25, "llama.cpp f16": 20, "llama.cpp f16 MB": 150}]}
 JSON
-expect 0 "int(bits=8)    33.0 (85.0; 2 %, 7.2 ms)" "$bench/table.py" decode.json
-expect 0 "depth7000: int(bits=8): 1.65x of llama.cpp f16" "$bench/table.py" decode.json
+expect 0 "33.0   85.0     2.0 %       7.2  int(bits=8)" "$bench/table.py" decode.json
+expect 0 "depth7000: 1.65x of llama.cpp f16: int(bits=8)" "$bench/table.py" decode.json
 expect 1 "table.py:" "$bench/table.py" none.json
 expect 1 "Prints what the benches measured" "$bench/table.py"
 
