@@ -126,7 +126,8 @@ class Bench {
       lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass_.exact.shape());
       compare::replay(pass_.tensors, cache);
       cache.compress();
-      out.push_back({policy.text, std::make_unique<Ours>(run_, std::move(cache), depth)});
+      out.push_back({(solved.fraction > 0 ? "8x " : "") + policy.text,
+                     std::make_unique<Ours>(run_, std::move(cache), depth)});
     }
     return out;
   }
@@ -164,6 +165,8 @@ int main(int count, char** arguments) {
     setting.policies = {"exact", "int(bits=8)", "int(bits=4)"};
     for (const compare::DefaultPolicy& one : compare::compositions())
       if (compression > one.above && compression <= one.up_to) setting.policies.push_back(one.text);
+    setting.policies.push_back(
+        "snapkv+lm(bits=5,value_bits=4)");  // looks at the prompt's end alone
   }
   try {
     Bench all(setting);

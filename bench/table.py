@@ -203,10 +203,10 @@ def decode(found):
     # Names are long: behind the figures.
     render(rows, [""] + ways)
     for name, one in found.items():
-        peer = one.get("llama.cpp f16")
-        if peer:
-            best = max((way for way in ways if "llama.cpp" not in way), key=lambda way: one.get(way, 0))
-            print(f"  {name.split('/', 1)[1]}: {times(one[best] / peer)} of llama.cpp f16: {best}")
+        peers = [way for way in ways if way.startswith("llama.cpp f16") and way in one]
+        best = max((way for way in ways if "llama.cpp" not in way), key=lambda way: one.get(way, 0))
+        for peer in peers:
+            print(f"  {name.split('/', 1)[1]}: {times(one[best] / one[peer])} of {peer}: {best}")
 
 
 def main(paths):

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// llama.cpp beside us: one thread, flash attention, K and V as f16, q8_0 or q4_0. The prompt is
-// computed once, with f16; the other two caches get its rows quantised, which takes seconds instead of
-// the many minutes of a prefill with quantised rows, and leaves the same bytes to read.
+// llama.cpp beside us, one thread: flash attention over K and V as f16, q8_0 or q4_0, and f16 without
+// flash attention. The prompt is computed with f16; the quantised caches get its rows quantised, which
+// takes seconds instead of the many minutes of a prefill with quantised rows, and leaves the same bytes
+// to read.
 #include <ggml.h>
 #include <llama.h>
 
@@ -96,37 +97,47 @@ class Llama final : public bench::Peer {
     parameters.n_gpu_layers = 0;
     model_.reset(llama_model_load_from_file(path.c_str(), parameters));
     if (!model_) throw std::runtime_error(path + ": llama.cpp cannot load it");
-    prompt_ = make(GGML_TYPE_F16);
+    prompt_ = make(GGML_TYPE_F16, true);
+    plain_prompt_ = make(GGML_TYPE_F16, false);
   }
 
   std::vector<NamedDecoder> decoders(Tokens tokens) override {
     std::fprintf(stderr, "decode_bench: prefill of llama.cpp to %zu tokens\n", tokens.size());
-    feed(prompt_.get(), tokens.subspan(held_));
-    held_ = tokens.size();
-    std::vector<std::uint8_t> state(llama_state_seq_get_size(prompt_.get(), 0));
-    llama_state_seq_get_data(prompt_.get(), state.data(), state.size(), 0);
+    std::vector<std::uint8_t> state = extend(prompt_.get(), tokens);
     std::vector<NamedDecoder> out;
-    for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0}) {
-      const std::vector<std::uint8_t> rows =
-          type == GGML_TYPE_F16 ? state : quantised(state, model_.get(), held_, type);
-      Context context = make(type);
+    const auto add = [&](const std::string& name, ggml_type type, bool flash,
+                         const std::vector<std::uint8_t>& rows) {
+      Context context = make(type, flash);
       if (llama_state_seq_set_data(context.get(), rows.data(), rows.size(), 0) == 0)
-        throw std::runtime_error(std::string("llama.cpp does not take a state of ") +
-                                 ggml_type_name(type));
-      out.push_back(
-          {std::string("llama.cpp ") + ggml_type_name(type),
-           std::make_unique<LlamaDecoder>(std::move(context), static_cast<double>(rows.size()))});
-    }
+        throw std::runtime_error(name + " does not take the state");
+      out.push_back({name, std::make_unique<LlamaDecoder>(std::move(context),
+                                                          static_cast<double>(rows.size()))});
+    };
+    add("llama.cpp f16", GGML_TYPE_F16, true, state);
+    for (const ggml_type type : {GGML_TYPE_Q8_0, GGML_TYPE_Q4_0})
+      add(std::string("llama.cpp ") + ggml_type_name(type), type, true,
+          quantised(state, model_.get(), tokens.size(), type));
+    add("llama.cpp f16, no flash attention", GGML_TYPE_F16, false,
+        extend(plain_prompt_.get(), tokens));
+    held_ = tokens.size();
     return out;
   }
 
  private:
-  Context make(ggml_type type) const {
+  // Feeds what is new; the state after it.
+  std::vector<std::uint8_t> extend(llama_context* context, Tokens tokens) const {
+    feed(context, tokens.subspan(held_));
+    std::vector<std::uint8_t> state(llama_state_seq_get_size(context, 0));
+    llama_state_seq_get_data(context, state.data(), state.size(), 0);
+    return state;
+  }
+  Context make(ggml_type type, bool flash) const {
     llama_context_params parameters = llama_context_default_params();
     parameters.n_ctx = static_cast<std::uint32_t>((most_ + 255) / 256 * 256);
     parameters.n_batch = parameters.n_ubatch = 512;
     parameters.n_threads = parameters.n_threads_batch = 1;
-    parameters.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    parameters.flash_attn_type =
+        flash ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     parameters.type_k = parameters.type_v = type;
     parameters.no_perf = true;
     Context context(llama_init_from_model(model_.get(), parameters));
@@ -136,7 +147,7 @@ class Llama final : public bench::Peer {
 
   std::int64_t most_;
   Model model_;
-  Context prompt_;
+  Context prompt_, plain_prompt_;
   std::size_t held_ = 0;
 };
 
