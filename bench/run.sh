@@ -82,7 +82,8 @@ run() {
   local program
   program=$(find "$build/bench" -type f -name "${name}_bench" -perm -u+x)
   rm -f "$file"
-  "${pin[@]}" "$program" --benchmark_out="$file.part" --benchmark_out_format=json "$@" >"$build/$name.log" ||
+  echo "$name ..." >&2
+  "${pin[@]}" "$program" --benchmark_out="$file.part" --benchmark_out_format=json "$@" >"$build/$name.log" 2>&1 ||
     { tail -n 20 "$build/$name.log" >&2; fail "$name failed"; }
   mv "$file.part" "$file"
   files+=("$file")
