@@ -83,7 +83,7 @@ def grid(found, pattern, pick):
         match = re.fullmatch(pattern, name)
         if not match:
             continue
-        row, head = match.groups()
+        row, head = match[1], match[2].replace("/kv8", "").replace("/kv1", "").replace("/", " ")
         rows += [row] if row not in rows else []
         heads += [head] if head not in heads else []
         cells[row, head] = pick(one)
@@ -183,7 +183,7 @@ def entropy(found):
     render([["", "of Gram", "ms"]] + [[name, times(one["times_gram"]), fixed(1)(one["real_time"])] for name, one in found.items()])
 
 
-@section("Decoding SmolLM2-135M, one thread: tokens/s, MB of the cache, time in compress() and its longest call", "decode/")
+@section("Decoding SmolLM2-135M, one thread: tokens/s, MB of the cache, time in compress() and its longest call", "decode/depth")
 def decode(found):
     ways = []
     for one in found.values():

@@ -81,7 +81,13 @@ attend() {
 attend 0.81 >first.json
 attend 0.87 >second.json
 attend 0.85 >third.json
-expect 0 "f16    87 (20.0)" "$bench/table.py" first.json second.json third.json
+expect 0 "f16  87 (20.0)" "$bench/table.py" first.json second.json third.json
+cat >coding.json <<'JSON'
+{"context": {}, "benchmarks": [{"name": "encode/lm4/iterations:100/manual_time", "bytes/s": 2.5e9},
+{"name": "decode/lm4/iterations:100/manual_time", "bytes/s": 4e9}, {"name": "rows/4x/tova/iterations:9/manual_time", "error_message": "no"}]}
+JSON
+expect 0 "lm4     2.5     4.0" "$bench/table.py" coding.json
+expect 0 "4x/tova     no" "$bench/table.py" coding.json
 cat >decode.json <<'JSON'
 {"context": {}, "benchmarks": [{"name": "decode/depth7000/iterations:5/manual_time", "exact": 30, "exact MB": 160,
 "int(bits=8)": 33, "int(bits=8) MB": 85, "int(bits=8) compress": 0.02, "int(bits=8) worst_ms": 7.25, "llama.cpp f16": 20, "llama.cpp f16 MB": 150}]}
