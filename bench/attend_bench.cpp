@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Attention over a cache that lies in DRAM, against what one core can read at most.
 //   attend/<storage>/d<head_dim>/kv<KV heads>/g<group>/n<entries>: one query token. bytes/s counts
-//   keys and values as stored, once; share_of_read divides it by a vector sum over 1 GiB. Both
-//   are medians of 20 rounds, taken in turn: the sum also evicts the cache before each round.
+//   keys and values as stored, once; share_of_read divides it by what a vector sum over 1 GiB read
+//   in the same round, just before: it also evicts the cache. Medians of 20 rounds.
 //   two_threads/...: the same on two threads, heads in turn; share_of_read_on_two divides by what two
 //   threads read, of_one_thread is the speed-up.
 //   hot/...: one head of 1024 entries that stays in the caches; of_eigen is the speed-up over the same
@@ -198,18 +198,18 @@ void decode(benchmark::State& state, const Case& c) {
   static const ReadLimit limit;
   const Layer layer(c.storage, c.dim, c.heads, c.rows);
   Attention attention(layer, c.group);
-  std::vector<double> seconds, read;
+  std::vector<double> seconds, read, share;
   for (auto _ : state) {
     read.push_back(limit.measure());
     const double start = thread_now();
     attention.run();
     seconds.push_back(thread_now() - start);
+    share.push_back(layer.bytes / seconds.back() / read.back());
     state.SetIterationTime(seconds.back());
   }
-  const double rate = layer.bytes / median(seconds);
-  state.counters["bytes/s"] = rate;
+  state.counters["bytes/s"] = layer.bytes / median(seconds);
   state.counters["read"] = median(read);
-  state.counters["share_of_read"] = rate / median(read);
+  state.counters["share_of_read"] = median(share);
 }
 
 // Every other head on a thread of its own, against two threads that read, and against one thread.

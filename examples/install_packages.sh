@@ -12,7 +12,7 @@ packages_of() {
     clang) echo "clang libclang-rt-dev?" ;;
     tests) echo "libgtest-dev libgmock-dev pkg-config" ;;
     examples) echo "libcli11-dev nlohmann-json3-dev libpcre2-dev ca-certificates python3 python3-pip python3-tqdm python3-venv" ;;
-    bench) echo "libbenchmark-dev" ;;
+    bench) echo "libbenchmark-dev python3 python3-tqdm" ;;
     arm) echo "g++-aarch64-linux-gnu qemu-user-static googletest" ;;
     *) echo "install_packages.sh: unknown group '$1'" >&2; exit 2 ;;
   esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# scripts_test.sh EXAMPLES_DIR: calls the scripts as a user may call them wrongly, from another folder, with a cache whose
+# scripts_test.sh SOURCE_DIR: calls the scripts of examples/ and bench/ as a user may call them wrongly, from another folder, with a cache whose
 # path has a space. Each must end with the expected status and say the expected words.
 set -uo pipefail
-examples=$1
+examples=$1/examples bench=$1/bench
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -61,5 +61,40 @@ expect 3 "what went wrong" "$examples/progress.py" --ninja Building sh -c 'echo 
 expect 0 "work: 2/2" "$examples/progress.py" --fd option bash -c 'printf "work\t1\t2\nwork\t2\t2\n" >&"$1"'
 expect 1 "nonesuch" "$examples/progress.py" --fd option nonesuch
 expect 1 "Runs a command" "$examples/progress.py"
+
+# The benches: bad arguments, and the table of what they measured.
+for option in --decode --peers --only --runs --cpu --json; do
+  expect 0 "$option" "$bench/run.sh" --help
+done
+expect 1 "--only attent: there is no such program" "$bench/run.sh" --only attent
+expect 1 "--runs is none" "$bench/run.sh" --runs none
+expect 1 "--cpu is -1" "$bench/run.sh" --cpu -1
+expect 1 "--nonsense: there is no such option" "$bench/run.sh" --nonsense
+expect 1 "file" env LESSKV_CACHE="$work/file" "$bench/peers/get_llama_cpp.sh"
+mkdir -p "$LESSKV_CACHE/llama.cpp-0.3.36"
+: >"$LESSKV_CACHE/llama.cpp-0.3.36/CMakeLists.txt"
+expect 0 "a cache/llama.cpp-0.3.36" "$bench/peers/get_llama_cpp.sh"
+attend() {
+  printf '{"context": {"num_cpus": 2}, "benchmarks": [{"name": "attend/f16/d128/kv8/g1/n32768/iterations:20/manual_time",'
+  printf '"share_of_read": %s, "bytes/s": 2e10}]}' "$1"
+}
+attend 0.81 >first.json
+attend 0.87 >second.json
+attend 0.85 >third.json
+expect 0 "f16  87 (20.0)" "$bench/table.py" first.json second.json third.json
+cat >coding.json <<'JSON'
+{"context": {}, "benchmarks": [{"name": "encode/lm4/iterations:100/manual_time", "bytes/s": 2.5e9},
+{"name": "decode/lm4/iterations:100/manual_time", "bytes/s": 4e9}, {"name": "rows/4x/tova/iterations:9/manual_time", "error_message": "no"}]}
+JSON
+expect 0 "lm4     2.5     4.0" "$bench/table.py" coding.json
+expect 0 "4x/tova     no" "$bench/table.py" coding.json
+cat >decode.json <<'JSON'
+{"context": {}, "benchmarks": [{"name": "decode/depth7000/iterations:5/manual_time", "exact": 30, "exact MB": 160,
+"int(bits=8)": 33, "int(bits=8) MB": 85, "int(bits=8) compress": 0.02, "int(bits=8) worst_ms": 7.25, "llama.cpp f16": 20, "llama.cpp f16 MB": 150}]}
+JSON
+expect 0 "33.0   85.0     2.0 %       7.2  int(bits=8)" "$bench/table.py" decode.json
+expect 0 "depth7000: 1.65x of llama.cpp f16: int(bits=8)" "$bench/table.py" decode.json
+expect 1 "table.py:" "$bench/table.py" none.json
+expect 1 "Prints what the benches measured" "$bench/table.py"
 
 exit "$failed"
