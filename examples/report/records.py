@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""Records of a sweep: one JSON object a line."""
+import json
+from collections import Counter
+
+
+class Failure(Exception):
+    """A message for the user."""
+
+
+def read(path):
+    """All complete records. A cut-off last line is what a sweep that was stopped leaves behind."""
+    out = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                break
+            try:
+                record = json.loads(line)
+                record["unit"], record["settings"]["context"]
+            except (ValueError, KeyError, TypeError):
+                raise Failure(f"{path}: line {number} is no record of a sweep") from None
+            out.append(record)
+    if not any(record["unit"] == "document" for record in out):
+        raise Failure(f"{path}: there is no result in it yet")
+    return out
+
+
+class Records:
+    """The records of one model at one context length."""
+
+    def __init__(self, everything, context=None):
+        measured = [r for r in everything if r["unit"] == "document"]
+        models = Counter(r["model"] for r in measured)
+        self.model = models.most_common(1)[0][0]
+        contexts = Counter(r["settings"]["context"] for r in measured if r["model"] == self.model)
+        self.contexts = sorted(contexts)
+        self.context = context or contexts.most_common(1)[0][0]
+        if self.context not in contexts:
+            raise Failure(f"there is nothing at a context of {self.context} tokens; there is {self.contexts}")
+        self.records = [r for r in everything if r["model"] == self.model and r["settings"]["context"] == self.context]
+
+    def of(self, unit):
+        return [r for r in self.records if r["unit"] == unit]
+
+    def documents(self):
+        """Names of the documents on which all policies ran (while a sweep goes on, not all have)."""
+        ran = Counter(r["document"] for r in self.of("document"))
+        most = max(ran.values())
+        return [name for name, count in ran.items() if count == most]
+
+    def texts(self):
+        return self.of("text")
