@@ -39,9 +39,9 @@ def yerror_of(error):
     return error if error and any(any(side) for side in error) else None
 
 
-def draw_front(axis, rows, value):
-    """A grey band under what nothing beats."""
-    front = pareto(rows, value)
+def draw_front(axis, rows, value, sign=1):
+    """A band under what nothing beats. sign: -1 where large is good."""
+    front = pareto(rows, lambda row: sign * value(row))
     if len(front) < 2:
         return
     axis.plot([r.compression for r in front], [value(r) for r in front], color=COLOURS["grid"][0], linewidth=7,
@@ -112,11 +112,7 @@ def main_plot(rows, look):
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 5.6))
     draw_loss(axes[0], rows, look, "running_kld", "Text that goes on")
     value, bars = percent("copy_top1")
-    draw_front(axes[1], rows, lambda row: -value(row))
-    front = pareto(rows, lambda row: -value(row))
-    for line in axes[1].get_lines():
-        if line.get_label() == "Pareto front":
-            line.set_ydata([value(row) for row in front])
+    draw_front(axes[1], rows, value, -1)
     draw_curves(axes[1], rows, look, value, bars)
     axes[1].set_ylim(None, 101.5)
     axes[1].set_ylabel("same first choice as the exact cache, %")

@@ -48,7 +48,8 @@ def scale(figure, axes, image, label):
 
 def heads_plot(rows, at, layers, heads, context):
     rows = panels(rows, at)
-    figure, axes = grid(len(rows), 7, 10.4, 2.5)
+    figure, axes = grid(len(rows), 7, 10.4, 2.6)
+    figure.subplots_adjust(hspace=0.3)
     image = None
     spread = []
     for row, axis in zip(rows, axes.flat):
@@ -69,14 +70,15 @@ def heads_plot(rows, at, layers, heads, context):
 
 def positions_plot(rows, at, layers, heads, context):
     rows = panels(rows, at)
-    figure, axes = grid(len(rows), 4, 10.4, 1.75)
+    figure, axes = grid(len(rows), 4, 10.4, 1.9)
+    figure.subplots_adjust(hspace=0.42)
     image = None
     for row, axis in zip(rows, axes.flat):
         counts = mean_over(row.parts, "kept_positions", (layers, -1))
         share = 100 * counts / (context / counts.shape[1] * heads)
         image = axis.imshow(share, aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=100, interpolation="nearest",
                             extent=(0, context, layers - 0.5, -0.5))
-        axis.set_title(wrap(row.label, 36), fontsize=8)
+        axis.set_title(wrap(row.label, 30), fontsize=8)
         axis.set_xticks([0, context // 2, context])
     for line in axes:
         line[0].set_ylabel("layer")
@@ -122,7 +124,7 @@ def layers_plot(records):
                 f"uncertainty in layer {uncertainty.argmax()} ({uncertainty.max():.1f} times the mean).", figure)
 
 
-def table_plot(name, title, text, rows, columns, cells, label, logarithmic=False, digits=3):
+def table_plot(name, title, text, rows, columns, cells, logarithmic=False, digits=3):
     """A heat map with its numbers in it."""
     values = np.array(cells, dtype=float)
     shown = np.log10(np.maximum(values, 1e-5)) if logarithmic else values
@@ -156,7 +158,7 @@ def documents_plot(rows, documents, kinds, at):
     names = [f"{row.label} ({row.compression:.1f}x)" for row in rows]
     columns = [f"{name}\n{kinds.get(name, '')}" for name in documents]
     return table_plot("documents", f"Each document, {at:g}x, and codecs alone",
-                      "KL divergence on running text, nats; the best policies on top.", names, columns, cells, "KLD", True)
+                      "KL divergence on running text, nats; the best policies on top.", names, columns, cells, True, 4)
 
 
 def depth_plot(rows, at):
@@ -177,7 +179,7 @@ def depth_plot(rows, at):
             cells.append(100 * found / of)
     return table_plot("key_depths", f"Pass keys by their place in the text, {at:g}x",
                       "Share found, in %, in each fifth of the text, oldest first; the most on top.",
-                      [row.label for row in rows], [f"{20 * i} to {20 * i + 20} %" for i in range(5)], cells, "%", digits=0)
+                      [row.label for row in rows], [f"{20 * i} to {20 * i + 20} %" for i in range(5)], cells, digits=0)
 
 
 def all_heatmaps(rows, records, kinds, at):

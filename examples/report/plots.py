@@ -23,7 +23,7 @@ def legend_below(figure, axes, top=0.0, columns=4):
             entries.setdefault(label, handle)
     rows = -(-len(entries) // columns)
     height = figure.get_figheight()
-    bottom = (0.235 * rows + 0.12) / height
+    bottom = (0.19 * rows + 0.08) / height
     figure.tight_layout(rect=(0, bottom, 1, 1 - top), w_pad=2.5)
     figure.legend(entries.values(), entries.keys(), loc="lower center", ncol=columns, fontsize=8.5, handlelength=3.2,
                   columnspacing=1.6, bbox_to_anchor=(0.5, 0.0), borderaxespad=0.2)

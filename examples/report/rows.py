@@ -73,12 +73,10 @@ def row_compression(row):
     return row.compression if row.measured else 0
 
 
-def pareto(rows, measure):
-    """Rows that no other row beats in bytes and `measure` (small is good) at once, by compression."""
-    rows = sorted((r for r in rows if r.measured and not r.exact), key=lambda r: (-r.compression, measure(r)))
-    out, best = [], math.inf
-    for row in rows:  # the smallest caches first
-        if measure(row) < best:
-            out.append(row)
-            best = measure(row)
-    return out[::-1]
+def pareto(rows, measure, equal=0.03):
+    """Rows that no other row beats in bytes and `measure` (small is good) at once, by compression. Bytes within 3 % are equal:
+    policies cannot be brought to the same byte."""
+    rows = [row for row in rows if row.measured and not row.exact]
+    front = [row for row in rows
+             if not any(other.compression > (1 - equal) * row.compression and measure(other) < measure(row) for other in rows)]
+    return sorted(front, key=lambda row: (row.compression, measure(row)))

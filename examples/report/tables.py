@@ -40,16 +40,21 @@ class Table:
         return json.dumps([{column.name: plain(line.get(column.name)) for column in self.columns} for line in self.lines],
                           indent=1) + "\n"
 
+    def kind(self, column):
+        numbers = any(isinstance(plain(line.get(column.name)), (int, float)) for line in self.lines)
+        return ' class="number"' if numbers else ""
+
     def html(self):
         shown = [column for column in self.columns if column.title]
-        head = "".join(f'<th scope="col"><button type="button">{html.escape(column.title)}</button></th>' for column in shown)
+        head = "".join(f'<th scope="col"{self.kind(column)}><button type="button">{html.escape(column.title)}</button></th>'
+                       for column in shown)
         body = []
         for line in self.lines:
             cells = []
             for i, column in enumerate(shown):
                 value = plain(line.get(column.name))
                 text = "" if value is None else html.escape(column.show.format(value))
-                tag = 'th scope="row"' if i == 0 else f'td{" class=number" if isinstance(value, (int, float)) else ""}'
+                tag = 'th scope="row"' if i == 0 else f"td{self.kind(column)}"
                 sort = f' data-value="{value}"' if isinstance(value, (int, float)) else ""
                 cells.append(f"<{tag}{sort}>{text}</{tag.split()[0]}>")
             mark = ' class="front"' if line.get("pareto") else ""
@@ -83,13 +88,14 @@ COLUMNS = [
     Column("copy_top1_percent", "copy top-1 %", "{:.1f}"), Column("copy_accuracy_percent", "copy right %", "{:.1f}"),
     Column("keys_percent", "keys %", "{:.0f}"), Column("keys_se", "±", "{:.0f}"), Column("keys_n", "of", "{}"),
     Column("long_key_digits_percent", "long key digits %", "{:.0f}"), Column("long_key_digits_n"),
-    Column("compress_ms", "compress ms", "{:.0f}"), Column("tokens_per_s", "tokens/s", "{:.1f}"), Column("policy"),
-    Column("pareto"), Column("note", "", "{}"),
+    Column("compress_ms", "compress ms", "{:.0f}"), Column("tokens_per_s", "tokens/s", "{:.1f}"), Column("note", "note"),
+    Column("policy", "in text form"), Column("pareto"),
 ]
 
 
 def line_of(row, front):
-    out = {"label": row.label, "family": row.family, "target": row.target or None, "policy": row.policy, "note": row.note,
+    label = f"{row.label}, {row.policy}" if row.family == "codec" else row.label
+    out = {"label": label, "family": row.family, "target": row.target or None, "policy": row.policy, "note": row.note,
            "keys_percent": 100 * row.keys.share, "keys_se": 50 * (row.keys.high - row.keys.low) if row.keys.of else None,
            "keys_n": row.keys.of or None, "long_key_digits_percent": 100 * row.long_keys.share,
            "long_key_digits_n": row.long_keys.of or None, "compress_ms": row.compress_ms, "tokens_per_s": row.tokens_per_s,
