@@ -256,6 +256,7 @@ void Sweep::run_job(const Job& job, engine::Run& run) {
   Json result = {{"document", text.name},
                  {"label", job.variant->line->label},
                  {"family", job.variant->line->family}};
+  const Clock clock;
   try {
     const Solved solved = solve(job.variant->what, pass);
     if (!solved.fits) {
@@ -273,6 +274,7 @@ void Sweep::run_job(const Job& job, engine::Run& run) {
   } catch (const lesskv::Error& error) {
     result["note"] = error.what();
   }
+  result["seconds"] = clock.milliseconds() / 1000;  // of the whole unit
   add(job.key, result);
   progress_.step(text.has_keys() ? keys_cost : document_cost);
 }

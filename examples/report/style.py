@@ -2,6 +2,7 @@
 """How plots look: a palette that the colour-blind can tell apart, markers that differ beside it, light and dark."""
 import io
 import re
+from collections import Counter
 
 import matplotlib
 
@@ -105,13 +106,19 @@ def svg_of(figure, name, title, description):
     svg = text.getvalue()
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
-    svg = re.sub(r"\bid=\"([^\"]+)\"", rf'id="{name}-\1"', svg)
+    seen = Counter()
+
+    def unique(found):
+        seen[found[1]] += 1  # equal pictures have equal ids; nothing refers to them
+        return f'id="{name}-{found[1]}{"" if seen[found[1]] == 1 else f"-{seen[found[1]]}"}"'
+
+    svg = re.sub(r"\bid=\"([^\"]+)\"", unique, svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r"href=\"#([^\"]+)\"", rf'href="#{name}-\1"', svg)
     svg = svg.replace("#000000", "var(--ink)")
     for variable, (light, _) in COLOURS.items():
         svg = svg.replace(light, f"var(--{variable})")
-    # Points of error bars and text without a colour of their own are black unless something says otherwise.
+    # The page says which font; only the size is the plot's.
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     head = re.match(r"<svg[^>]*>", svg)[0]
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
