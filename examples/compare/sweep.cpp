@@ -5,7 +5,9 @@
 #include <fstream>
 
 #include "environment.hpp"
+#include "oracle.hpp"
 #include "parallel.hpp"
+#include "rate_distortion.hpp"
 #include "sweep_results.hpp"
 
 namespace compare {
@@ -49,26 +51,44 @@ void Sweep::read_policies() {
   }
   for (SweepPolicy& line : lines_) {
     try {
-      Policy policy(line.spec, options_.dictionary);
-      policy.above = line.above;
-      policy.up_to = line.up_to;
-      policy.check(engine::cache_shape(model_));
-      if (policy.is_exact() && !policies_.empty()) continue;
-      if (line.family.empty())
-        line.family = !policy.spec.codec    ? "rows"
-                      : policy.spec.scorer ? "composition"
-                                           : "codec";
-      policies_.push_back(std::move(policy));
+      read_policy(line);
     } catch (const lesskv::Error& error) {
       throw std::runtime_error("--policy '" + line.spec + "': " + error.what());
     }
-    const Policy& policy = policies_.back();
-    if (policy.has_amount()) {
-      variants_.push_back({&line, {&policy, 0}});
-      continue;
-    }
-    for (const double target : options_.compressions)
-      if (policy.runs_at(target)) variants_.push_back({&line, {&policy, target}});
+  }
+}
+
+void Sweep::read_policy(SweepPolicy& line) {
+  Variant variant{&line, {}};
+  std::string spec = line.spec;
+  if (spec.starts_with(oracle)) {
+    variant.oracle = true;
+    spec.erase(0, oracle.size());
+  } else if (spec.starts_with(rate_distortion)) {
+    char end = 0;
+    if (std::sscanf(spec.c_str() + rate_distortion.size(), "%lf%c", &variant.bits, &end) != 2 ||
+        end != ')' || !(variant.bits > 0 && variant.bits <= 16))
+      lesskv::fail("rate_distortion::bits must be a number from 0 to 16");
+    spec = "exact";
+  }
+  Policy policy(spec, options_.dictionary);
+  policy.above = line.above;
+  policy.up_to = line.up_to;
+  policy.check(engine::cache_shape(model_));
+  if (policy.is_exact() && !variant.bound() && !policies_.empty()) return;
+  if (line.family.empty())
+    line.family = variant.bound()       ? "bound"
+                  : !policy.spec.codec  ? "rows"
+                  : policy.spec.scorer ? "composition"
+                                        : "codec";
+  variant.what.policy = &policies_.emplace_back(std::move(policy));
+  if (variant.what.policy->has_amount()) {
+    variants_.push_back(variant);
+    return;
+  }
+  for (const double target : options_.compressions) {
+    variant.what.target = target;
+    if (variant.what.policy->runs_at(target)) variants_.push_back(variant);
   }
 }
 
@@ -159,16 +179,18 @@ Records::Key Sweep::key_of(const std::string& unit, const Text& text,
 
 std::vector<Sweep::Job> Sweep::missing_jobs(Text& text) {
   std::vector<Job> out;
-  for (const Variant& variant : variants_)
+  for (const Variant& variant : variants_) {
+    if (variant.bound() && text.has_keys()) continue;
     if (Job job{&text, &variant, key_of(text.unit, text, &variant)}; missing(job.key))
       out.push_back(std::move(job));
+  }
   return out;
 }
 
 std::vector<const Sweep::Variant*> Sweep::missing_times() const {
   std::vector<const Variant*> out;
   for (const Variant& variant : variants_)
-    if (missing(key_of("times", texts_[0], &variant))) out.push_back(&variant);
+    if (!variant.bound() && missing(key_of("times", texts_[0], &variant))) out.push_back(&variant);
   return out;
 }
 
@@ -252,24 +274,18 @@ void Sweep::add(const Records::Key& key, const Json& result) {
 
 void Sweep::run_job(const Job& job, engine::Run& run) {
   const Text& text = *job.text;
-  const Pass& pass = text.pass[0];
   Json result = {{"document", text.name},
                  {"label", job.variant->line->label},
                  {"family", job.variant->line->family}};
   const Clock clock;
   try {
-    const Solved solved = solve(job.variant->what, pass);
-    if (!solved.fits) {
-      result["note"] = solved.why();
-    } else if (text.has_keys()) {
-      result.update(json_of(
-          evaluate_keys(run, tokenizer_, solved, pass, text.keys, Questions::unseen)));
+    if (!text.has_keys()) {
+      result.update(document_result(job, run));
+    } else if (const Solved solved = solve(job.variant->what, text.pass[0]); solved.fits) {
+      result.update(json_of(evaluate_keys(run, tokenizer_, solved, text.pass[0], text.keys,
+                                          Questions::unseen)));
     } else {
-      Kept kept;
-      const DocumentResult found = evaluate_document(
-          run, solved, pass, text.tasks[0], text.name,
-          [&](const lesskv::AnyCache& cache) { kept = kept_rows(cache, options_.context); });
-      result.update(json_of(found, kept));
+      result["note"] = solved.why();
     }
   } catch (const lesskv::Error& error) {
     result["note"] = error.what();
@@ -277,6 +293,29 @@ void Sweep::run_job(const Job& job, engine::Run& run) {
   result["seconds"] = clock.milliseconds() / 1000;  // of the whole unit
   add(job.key, result);
   progress_.step(text.has_keys() ? keys_cost : document_cost);
+}
+
+Json Sweep::document_result(const Job& job, engine::Run& run) const {
+  const Text& text = *job.text;
+  const Pass& pass = text.pass[0];
+  const DocumentTasks& tasks = text.tasks[0];
+  const Variant& variant = *job.variant;
+  if (variant.bits > 0)
+    return json_of(evaluate_rate_distortion(run, variant.bits, pass, tasks, text.name), {});
+  Kept kept;
+  const auto look = [&](const lesskv::AnyCache& cache) {
+    kept = kept_rows(cache, options_.context);
+  };
+  Solved solved(*variant.what.policy);
+  DocumentResult found;
+  if (variant.oracle) {
+    found = evaluate_oracle(run, variant.what, pass, tasks, text.name, look, solved);
+  } else {
+    solved = solve(variant.what, pass);
+    if (solved.fits) found = evaluate_document(run, solved, pass, tasks, text.name, look);
+  }
+  if (!solved.fits) return {{"note", solved.why()}};
+  return json_of(found, kept);
 }
 
 // Alone on the machine, one after another, each with the fraction that was solved for the document.

@@ -47,6 +47,10 @@ class Sweep {
   struct Variant {
     const SweepPolicy* line;
     compare::Variant what;
+    bool oracle = false;
+    double bits = 0;  // of the rate-distortion bound; 0: something else
+
+    bool bound() const { return oracle || bits > 0; }
   };
   // A document that is continued and copied from, or a text with pass keys.
   struct Text {
@@ -66,6 +70,7 @@ class Sweep {
   };
 
   void read_policies();
+  void read_policy(SweepPolicy& line);
   void read_texts();
   void add_key_text(const Text& document, const std::string& unit, int digits, int count, int i,
                     int of);
@@ -79,6 +84,7 @@ class Sweep {
 
   void prepare(Text& text, engine::Run& run);
   void run_job(const Job& job, engine::Run& run);
+  Records::Json document_result(const Job& job, engine::Run& run) const;
   void record_times();
   void add(const Records::Key& key, const Records::Json& result);
 

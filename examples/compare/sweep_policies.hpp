@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace compare {
@@ -11,7 +12,7 @@ namespace compare {
 struct SweepPolicy {
   std::string label;   // a few words, for legends
   std::string family;  // rows, budget, codec, composition: rows of 16 bits by a score; a budget
-                       // beside it; all rows, coded; both
+                       // beside it; all rows, coded; both. bound: no method
   std::string spec;
   double above = 0, up_to = std::numeric_limits<double>::infinity();  // compressions it is for
 };
@@ -30,6 +31,20 @@ inline void add_composition(std::vector<SweepPolicy>& out, const std::string& la
       {label, "composition", small_pins + "lm(bits=4,value_bits=3)", 12, any_compression});
 }
 }  // namespace detail
+
+// Specs of a sweep alone, on documents: rows by what is still to come (oracle.hpp), and the channel
+// of the rate-distortion bound (rate_distortion.hpp).
+inline constexpr std::string_view oracle = "oracle+", rate_distortion = "rate_distortion(bits=";
+
+inline std::vector<SweepPolicy> bounds() {
+  return {
+      {"Oracle", "bound", "oracle+keep(sinks=4)+random+globalcut"},
+      {"Rate-distortion, codecs", "bound", "rate_distortion(bits=4)"},
+      {"Rate-distortion, codecs", "bound", "rate_distortion(bits=3)"},
+      {"Rate-distortion, codecs", "bound", "rate_distortion(bits=2)"},
+      {"Rate-distortion, codecs", "bound", "rate_distortion(bits=1)"},
+  };
+}
 
 // The default: `--policy sweep`.
 inline std::vector<SweepPolicy> sweep_policies() {
@@ -56,6 +71,7 @@ inline std::vector<SweepPolicy> sweep_policies() {
   detail::add_composition(out, "H2O/age, entropy, coded", "h2o(age_normalised=true)+entropy");
   detail::add_composition(out, "H2O/age, entropy, KeyDiff cut, coded",
                           "h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)");
+  for (SweepPolicy& line : bounds()) out.push_back(std::move(line));
   return out;
 }
 

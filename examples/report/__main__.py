@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from . import __doc__ as usage
-from .curves import all_curves, targets_of
+from .curves import all_curves, contexts_plot, targets_of
 from .heatmaps import all_heatmaps
 from .page import page
 from .plots import close
@@ -38,14 +38,18 @@ def main(arguments):
     parser.add_argument("--progress-fd", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
 
-    records = Records(read(given.records), given.context)
+    everything = read(given.records)
+    records = Records(everything, given.context)
     rows = all_rows(records)
     targets = targets_of(rows)
-    if not any(row.measured and not row.exact for row in rows):
+    if not any(row.compared for row in rows):
         raise Failure(f"{given.records}: no policy has run on all documents yet")
     at = min(targets, key=lambda target: abs(target - given.at), default=given.at)
     look = Look({row.label: row.family for row in rows if not row.exact})
     plots = all_curves(rows, look) + all_heatmaps(rows, records, kinds(), at)
+    if len(records.contexts) > 1:
+        lengths = {context: all_rows(Records(everything, context)) for context in records.contexts}
+        plots += [plot for plot in [contexts_plot(lengths, look, at)] if plot]
     pipe = open(given.progress_fd, "w", buffering=1) if given.progress_fd else None
     for done, plot in enumerate(plots):
         if pipe:

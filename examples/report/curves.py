@@ -91,7 +91,7 @@ def draw_loss(axis, rows, look, measure, title):
 
 def best_at(rows, value, target, smallest=True):
     """The row nearest to a target of those within 5 % of its bytes that is best."""
-    some = [r for r in rows if r.measured and not r.exact and 0.98 <= r.compression / target <= 1.08]
+    some = [r for r in rows if r.compared and 0.98 <= r.compression / target <= 1.08]
     return (min if smallest else max)(some, key=value, default=None)
 
 
@@ -173,7 +173,37 @@ def speed_plot(rows, look):
 
 
 def best_of(rows, value):
-    return max((r for r in rows if r.measured and not r.exact and math.isfinite(value(r))), key=value, default=None)
+    return max((r for r in rows if r.compared and math.isfinite(value(r))), key=value, default=None)
+
+
+def contexts_plot(by_context, look, at):
+    """by_context: {tokens: rows}. Only labels that stand at every length can be followed."""
+    found = {}
+    for context, rows in by_context.items():
+        for row in rows:
+            if row.measured and row.target == at and row.label in look.families:
+                found.setdefault(row.label, {})[context] = row
+    found = {label: rows for label, rows in found.items() if len(rows) == len(by_context)}
+    if not found:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(10.4, 5.6))
+    for axis, measure, title in ((axes[0], "running_kld", "Text that goes on"), (axes[1], "copy_kld", "Copying earlier text")):
+        value, bars = loss(measure)
+        for label in (label for label in look.families if label in found):
+            some = [found[label][context] for context in sorted(by_context)]
+            error = [[bars(row)[i] for row in some] for i in (0, 1)]
+            axis.errorbar(sorted(by_context), [value(row) for row in some], yerror_of(error), **look.line(label))
+        log_axis(axis, [value(row) for rows in found.values() for row in rows.values()])
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted(by_context))
+        axis.set_xticklabels([str(context) for context in sorted(by_context)])
+        axis.minorticks_off()
+        axis.set_xlabel("tokens of the context")
+        axis.set_ylabel("KL divergence from the exact cache, nats")
+        axis.set_title(title, loc="left")
+    legend_below(figure, axes)
+    return Plot("contexts", f"Longer and shorter contexts, {at:g}x",
+                "KL divergence at one compression against the length of the context. Bars: one standard error over the documents.", figure)
 
 
 def all_curves(rows, look):

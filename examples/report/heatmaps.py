@@ -20,6 +20,8 @@ def panels(rows, at):
 def grid(count, columns, width, height):
     lines = -(-count // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(width, height * lines + 0.7), squeeze=False, sharex=True, sharey=True)
+    high = figure.get_figheight()
+    figure.subplots_adjust(left=0.055, right=0.995, top=1 - 0.42 / high, bottom=0.5 / high)
     for axis in axes.flat:
         axis.grid(False)
         axis.set_visible(False)
@@ -152,7 +154,7 @@ def table_plot(name, title, text, rows, columns, cells, logarithmic=False, digit
 
 
 def documents_plot(rows, documents, kinds, at):
-    rows = [row for row in rows if row.measured and not row.exact and (row.target == at or row.family == "codec")]
+    rows = [row for row in rows if row.measured and not row.exact and (row.target == at or row.family == "codec" or not row.target)]
     rows.sort(key=lambda row: row.running_kld.mean)
     cells = [[part["running"]["kld"]["mean"] for part in row.parts] for row in rows]
     names = [f"{row.label} ({row.compression:.1f}x)" for row in rows]

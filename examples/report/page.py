@@ -57,7 +57,7 @@ def page(records, rows, plots, tables):
         ("speed", "Speed", figures("speed")),
         ("kept", "What stays", figures("kept_heads", "kept_positions")),
         ("needs", "What layers need", figures("layers")),
-        ("texts", "Texts", figures("documents")),
+        ("texts", "Texts", figures("documents", "contexts")),
         ("front", "Pareto front", shown("pareto")),
         ("tables", "Tables", shown("rows_", "all_rows", "documents", "layers")),
     ]

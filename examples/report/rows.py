@@ -41,6 +41,11 @@ class Row:
     def exact(self):
         return self.family == "exact"
 
+    @property
+    def compared(self):
+        """A method with figures: neither the exact cache nor a bound."""
+        return self.measured and self.family not in ("exact", "bound")
+
     def add_keys(self, records):
         self.key_parts = [r for r in records if "points" in r]
         self.keys = Share(sum(r["found"] for r in self.key_parts), sum(r["of"] for r in self.key_parts))
@@ -76,7 +81,7 @@ def row_compression(row):
 def pareto(rows, measure, equal=0.03):
     """Rows that no other row beats in bytes and `measure` (small is good) at once, by compression. Bytes within 3 % are equal:
     policies cannot be brought to the same byte."""
-    rows = [row for row in rows if row.measured and not row.exact]
+    rows = [row for row in rows if row.compared]
     front = [row for row in rows
              if not any(other.compression > (1 - equal) * row.compression and measure(other) < measure(row) for other in rows)]
     return sorted(front, key=lambda row: (row.compression, measure(row)))

@@ -25,13 +25,14 @@ COLOURS = {
 }
 SERIES = [f"s{i}" for i in range(1, 9)]
 MARKERS = "osD^vP*Xph<>d"
-DASHES = {"rows": (0, (1.2, 1.6)), "budget": (0, (4, 1.5, 1, 1.5)), "codec": (0, (4, 2)), "composition": "solid"}
+DASHES = {"rows": (0, (1.2, 1.6)), "budget": (0, (4, 1.5, 1, 1.5)), "codec": (0, (4, 2)), "composition": "solid",
+          "bound": (0, (8, 2))}
 FAMILIES = {
     "rows": "rows of 16 bits, chosen by a score",
     "budget": "rows of 16 bits, with a budget for layers or heads",
     "codec": "all rows, coded",
     "composition": "rows, budget and codec together",
-    "bound": "what cannot be reached: it sees the future",
+    "bound": "no method: rows by the attention that is still to come, and the least squared error that codes can have",
 }
 SEQUENTIAL = "cividis"  # made for colour-blind readers; light is much
 
@@ -66,12 +67,13 @@ class Look:
         self.families = families
         self.number = {}
         # Compositions come first: they get the colours that are told apart best.
-        order = sorted(families, key=lambda label: ["composition", "codec", "budget", "rows"].index(families[label])
-                       if families[label] in DASHES else 9)
-        for i, label in enumerate(order):
+        order = ["composition", "codec", "budget", "rows", "bound"]
+        for i, label in enumerate(sorted(families, key=lambda label: order.index(families[label]))):
             self.number[label] = i
 
     def colour(self, label):
+        if self.families[label] == "bound":
+            return COLOURS["ink"][0]
         return COLOURS[SERIES[self.number[label] % len(SERIES)]][0]
 
     def line(self, label):
@@ -79,10 +81,11 @@ class Look:
         return {
             "color": self.colour(label),
             "marker": MARKERS[self.number[label] % len(MARKERS)],
-            "linestyle": DASHES.get(self.families[label], "solid"),
+            "linestyle": DASHES[self.families[label]],
+            "markerfacecolor": "none" if self.families[label] == "bound" else None,
             "linewidth": 2.0 if strong else 1.2,
             "markersize": 6.5 if strong else 5.5,
-            "markeredgewidth": 0,
+            "markeredgewidth": 1.0 if self.families[label] == "bound" else 0,
             "elinewidth": 1.0,
             "capsize": 2.2,
             "zorder": 4 if strong else 3,
