@@ -80,8 +80,7 @@ inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokeni
     if (!key.found_by_exact) continue;
     out.of += points(key);
     with_deletions(solved, compressed.fork(), [&](auto cache) {
-      out.of_each.back() =
-          points_said(run, tokenizer, std::move(cache), key.question, end, key);
+      out.of_each.back() = points_said(run, tokenizer, std::move(cache), key.question, end, key);
     });
     out.agnostic += out.of_each.back();
     if (questions == Questions::unseen) continue;

@@ -20,8 +20,7 @@ struct Fit {
 // fails to narrow things down in the middle. Three to five calls. With `slack`, a size that much of
 // the limit below it is near enough: one or two calls less. A `hint` near the answer is tried first.
 inline Fit fit_fraction(const std::function<std::size_t(double)>& size, std::size_t limit,
-                        std::size_t size_of_all, long steps, double slack = 0,
-                        double hint = -1) {
+                        std::size_t size_of_all, long steps, double slack = 0, double hint = -1) {
   // 0 is not a fraction that Keep takes; this rounds to no row at all.
   const auto fraction = [&](long k) {
     return std::max(static_cast<double>(k) / static_cast<double>(steps), 1e-6);

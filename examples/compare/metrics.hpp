@@ -80,7 +80,7 @@ inline Index argmax(std::span<const float> x) {
 struct LogitComparison {
   double divergence = 0;  // KL(exact || other) in nats, over the whole vocabulary
   bool same_argmax = false;
-  Index other_best = 0;  // its first choice
+  Index other_best = 0;                         // its first choice
   double exact_log_sum = 0, other_log_sum = 0;  // log of the softmax denominators
 };
 

@@ -62,8 +62,8 @@ DocumentResult evaluate_oracle(engine::Run& run, const Variant& variant, const P
                                const Look& look, Solved& solved) {
   const auto judge = [&](std::span<const Continuation> of, const auto& see) {
     Policy policy = *variant.policy;
-    policy.spec.scorer.emplace(SeesFuture{future_of(run, pass, of), pass.tensors.tokens(),
-                                          pass.exact.shape().kv_heads});
+    policy.spec.scorer.emplace(
+        SeesFuture{future_of(run, pass, of), pass.tensors.tokens(), pass.exact.shape().kv_heads});
     solved = solve({&policy, variant.target}, pass);
     return solved.fits ? evaluate_document(run, solved, pass, tasks, name, see) : DocumentResult{};
   };

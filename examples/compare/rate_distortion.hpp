@@ -23,8 +23,7 @@ inline double water_level(const Eigen::ArrayXd& variances, double bits) {
 }
 
 // Rows [rows, channels] after the channel, at `bits` a number.
-inline lesskv::Matrix through_channel(const lesskv::Matrix& rows, double bits,
-                                      std::uint64_t seed) {
+inline lesskv::Matrix through_channel(const lesskv::Matrix& rows, double bits, std::uint64_t seed) {
   const Eigen::MatrixXd x = rows.cast<double>();
   const Eigen::RowVectorXd mean = x.colwise().mean();
   const Eigen::MatrixXd centred = x.rowwise() - mean;

@@ -35,8 +35,7 @@ Records::Records(std::string path) : path_(std::move(path)) {
   file.close();
   if (std::error_code none; std::filesystem::exists(path_, none))
     std::filesystem::resize_file(path_, complete);
-  if (!std::ofstream(path_, std::ios::app))
-    throw std::runtime_error(path_ + ": cannot be written");
+  if (!std::ofstream(path_, std::ios::app)) throw std::runtime_error(path_ + ": cannot be written");
 }
 
 const Records::Json* Records::find(const Key& key) const {

@@ -77,10 +77,10 @@ void Sweep::read_policy(SweepPolicy& line) {
   policy.check(engine::cache_shape(model_));
   if (policy.is_exact() && !variant.bound() && !policies_.empty()) return;
   if (line.family.empty())
-    line.family = variant.bound()       ? "bound"
-                  : !policy.spec.codec  ? "rows"
+    line.family = variant.bound()      ? "bound"
+                  : !policy.spec.codec ? "rows"
                   : policy.spec.scorer ? "composition"
-                                        : "codec";
+                                       : "codec";
   variant.what.policy = &policies_.emplace_back(std::move(policy));
   if (variant.what.policy->has_amount()) {
     variants_.push_back(variant);
@@ -110,8 +110,8 @@ void Sweep::read_texts() {
   }
   const std::size_t documents = texts_.size();
   for (int i = 0; i < options_.pass_key_contexts; ++i)
-    add_key_text(texts_[static_cast<std::size_t>(i) % documents], "keys",
-                 options_.pass_key_digits, options_.pass_keys, i, options_.pass_key_contexts);
+    add_key_text(texts_[static_cast<std::size_t>(i) % documents], "keys", options_.pass_key_digits,
+                 options_.pass_keys, i, options_.pass_key_contexts);
 }
 
 void Sweep::add_key_text(const Text& document, const std::string& unit, int digits, int count,
@@ -119,8 +119,7 @@ void Sweep::add_key_text(const Text& document, const std::string& unit, int digi
   Text text;
   text.name = document.name;
   text.keys = make_pass_keys(
-      tokenizer_,
-      pass_key_prose(document.tokens, options_.context, options_.score, i, of),
+      tokenizer_, pass_key_prose(document.tokens, options_.context, options_.score, i, of),
       mix(options_.seed) + static_cast<std::uint64_t>(i), static_cast<std::size_t>(digits),
       static_cast<std::size_t>(count));
   text.sha256 = hash_of(text.keys.tokens);
@@ -250,8 +249,7 @@ void Sweep::prepare(Text& text, engine::Run& run) {
     about["tokens"] = text.keys.tokens.size();
   } else {
     const std::span<const std::int32_t> tokens(text.tokens);
-    text.pass.push_back(
-        exact_pass(run, tokens.first(static_cast<std::size_t>(options_.context))));
+    text.pass.push_back(exact_pass(run, tokens.first(static_cast<std::size_t>(options_.context))));
     text.tasks.emplace_back(run, text.pass[0].exact, tokens, options_.context, options_.score);
     about["tokens"] = options_.context;
   }
@@ -282,8 +280,8 @@ void Sweep::run_job(const Job& job, engine::Run& run) {
     if (!text.has_keys()) {
       result.update(document_result(job, run));
     } else if (const Solved solved = solve(job.variant->what, text.pass[0]); solved.fits) {
-      result.update(json_of(evaluate_keys(run, tokenizer_, solved, text.pass[0], text.keys,
-                                          Questions::unseen)));
+      result.update(json_of(
+          evaluate_keys(run, tokenizer_, solved, text.pass[0], text.keys, Questions::unseen)));
     } else {
       result["note"] = solved.why();
     }

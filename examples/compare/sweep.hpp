@@ -57,7 +57,7 @@ class Sweep {
     std::string name, sha256;
     std::vector<std::int32_t> tokens;
     PassKeyContext keys;
-    std::string unit;  // document, keys, long_keys
+    std::string unit;        // document, keys, long_keys
     std::vector<Pass> pass;  // one, while its units run
     std::vector<DocumentTasks> tasks;
 

@@ -168,7 +168,8 @@ def speed_plot(rows, look):
     fast = best_of(rows, lambda row: row.tokens_per_s)
     text = "Left: decoding speed against compression; right: time of compress(), looking at queries before it included. One run each."
     if fast and exact:
-        text += f" The exact cache decodes {exact[0]:.1f} tokens/s, the fastest row {fast.tokens_per_s:.1f} ({fast.label}, {fast.compression:.1f}x)."
+        text += (f" The exact cache decodes {exact[0]:.1f} tokens/s, the fastest row {fast.tokens_per_s:.1f} "
+                 f"({fast.label}, {fast.compression:.1f}x).")
     return Plot("speed", "Speed against bytes", text, figure)
 
 

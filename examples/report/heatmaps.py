@@ -66,8 +66,8 @@ def heads_plot(rows, at, layers, heads, context):
         axis.set_xlabel("KV head")
     scale(figure, axes, image, "entries kept, %")
     return Plot("kept_heads", f"Entries kept by every layer and head, {at:g}x",
-                f"Share of the {context} entries that stays, mean of the documents. Smallest and largest head: " + "; ".join(spread) + ".",
-                figure)
+                f"Share of the {context} entries that stays, mean of the documents. Smallest and largest head: " +
+                "; ".join(spread) + ".", figure)
 
 
 def positions_plot(rows, at, layers, heads, context):
@@ -154,7 +154,7 @@ def table_plot(name, title, text, rows, columns, cells, logarithmic=False, digit
 
 
 def documents_plot(rows, documents, kinds, at):
-    rows = [row for row in rows if row.measured and not row.exact and (row.target == at or row.family == "codec" or not row.target)]
+    rows = [row for row in rows if row.measured and not row.exact and row.target in (at, 0)]
     rows.sort(key=lambda row: row.running_kld.mean)
     cells = [[part["running"]["kld"]["mean"] for part in row.parts] for row in rows]
     names = [f"{row.label} ({row.compression:.1f}x)" for row in rows]

@@ -16,11 +16,12 @@ def figure_of(plot):
 
 def facts(records, rows):
     texts = [r for r in records.texts() if "score" in r["settings"]]
-    keys = [r for r in records.texts() if "digits" in r["settings"] and r["settings"]["keys"] == most_keys(records)]
+    most = max((r["settings"]["keys"] for r in records.texts() if "keys" in r["settings"]), default=0)  # not those of long keys
+    keys = [r for r in records.texts() if r["settings"].get("keys") == most]
     first = texts[0]
     measured = [row for row in rows if row.measured and not row.exact]
-    out = [("Model", first["model_name"]), ("SHA-256", records.model), ("lesskv", first["settings"]["version"]), ("Processor", first["cpu"]),
-           ("Documents", ", ".join(r["document"] for r in texts)),
+    out = [("Model", first["model_name"]), ("SHA-256", records.model), ("lesskv", first["settings"]["version"]),
+           ("Processor", first["cpu"]), ("Documents", ", ".join(r["document"] for r in texts)),
            ("Context", f"{records.context} tokens; exact cache {first['bytes_exact'] / 1e6:.1f} MB; exact prefill "
                        f"{first['prefill_ms'] / 1e3:.1f} s on one thread")]
     if measured:
@@ -28,17 +29,14 @@ def facts(records, rows):
         out.append(("Scored", f"{row.running_kld.n} tokens of running text and {row.copy_kld.n} copied ones a row"))
     if keys:
         planted, found = sum(r["settings"]["keys"] for r in keys), sum(r["keys_found"] for r in keys)
-        out.append(("Pass keys", f"{planted} of {keys[0]['settings']['digits']} digits in {len(keys)} texts of {min(r['tokens'] for r in keys)} "
-                                 f"to {max(r['tokens'] for r in keys)} tokens; the exact cache finds {found}, which are those that count"))
+        lengths = [r["tokens"] for r in keys]
+        out.append(("Pass keys", f"{planted} of {keys[0]['settings']['digits']} digits in {len(keys)} texts of {min(lengths)} to "
+                                 f"{max(lengths)} tokens; the exact cache finds {found}, which are those that count"))
     for record in records.of("long_keys_length"):
         lengths = ", ".join(f"{length}: {found} of {record['of']}"
                             for length, found in zip(record["settings"]["lengths"], record["found"]))
         out.append(("Longest pass key", f"{record['digits'] or 'none'} digits; keys that the exact cache repeats, by digits: {lengths}"))
     return "".join(f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>" for name, value in out)
-
-
-def most_keys(records):
-    return max((r["settings"]["keys"] for r in records.texts() if "keys" in r["settings"]), default=0)
 
 
 def page(records, rows, plots, tables):

@@ -123,8 +123,8 @@ def all_tables(rows, records):
         if target == 0:
             some = [row for row in rows if row.exact] + some
         if some:
-            out.append(Table(f"rows_{target:g}x" if target else "rows_codecs", f"At {target:g}x" if target else "Exact, codecs alone, and their bound",
-                             COLUMNS, [line_of(row, front) for row in some]))
+            name, title = (f"rows_{target:g}x", f"At {target:g}x") if target else ("rows_codecs", "Exact, codecs alone, and their bound")
+            out.append(Table(name, title, COLUMNS, [line_of(row, front) for row in some]))
     chosen = list(dict.fromkeys(sorted(front + copies, key=lambda row: row.compression)))
     out.append(Table("pareto", "What no other row beats in bytes and loss at once",
                      COLUMNS, [{**line_of(row, front), "pareto": row in front} for row in chosen],

@@ -41,9 +41,9 @@ TEST(Program, ListAndHelpNeedNothingElse) {
   }
   const Outcome help = call({"--help"});
   EXPECT_EQ(help.code, 0);
-  for (const char* text : {"--model", "--text", "--context", "--score", "--policy", "--compression",
-                           "--passkey", "--threads", "--seed", "--lmbo", "--json", "--sweep",
-                           "--needles", "--long-keys"})
+  for (const char* text :
+       {"--model", "--text", "--context", "--score", "--policy", "--compression", "--passkey",
+        "--threads", "--seed", "--lmbo", "--json", "--sweep", "--needles", "--long-keys"})
     EXPECT_NE(help.out.find(text), std::string::npos) << text;
 }
 

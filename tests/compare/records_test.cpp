@@ -58,12 +58,11 @@ TEST_F(RecordsTest, AreFoundAgainByEveryFieldOfTheirKey) {
   ASSERT_TRUE(records.has(key_));
   EXPECT_EQ(records.find(key_)->at("kld"), 0.25);
   EXPECT_EQ(records.find(key_)->at("unit"), "document");
-  for (const auto change : {+[](Records::Key& k) { k.unit = "keys"; },
-                            +[](Records::Key& k) { k.model = "n"; },
-                            +[](Records::Key& k) { k.text = "u"; },
-                            +[](Records::Key& k) { k.policy = "tova"; },
-                            +[](Records::Key& k) { k.target = 16; },
-                            +[](Records::Key& k) { k.settings["context"] = 1024; }}) {
+  for (const auto change :
+       {+[](Records::Key& k) { k.unit = "keys"; }, +[](Records::Key& k) { k.model = "n"; },
+        +[](Records::Key& k) { k.text = "u"; }, +[](Records::Key& k) { k.policy = "tova"; },
+        +[](Records::Key& k) { k.target = 16; },
+        +[](Records::Key& k) { k.settings["context"] = 1024; }}) {
     Records::Key other = key_;
     change(other);
     EXPECT_FALSE(records.has(other)) << other.json().dump();
@@ -85,7 +84,8 @@ TEST_F(RecordsTest, ACutOffLineIsDropped) {
 
 TEST_F(RecordsTest, OtherDamageIsNamed) {
   const std::string good =
-      R"({"unit":"u","model":"","text":"","policy":"","target":0,"settings":{}})" "\n";
+      R"({"unit":"u","model":"","text":"","policy":"","target":0,"settings":{}})"
+      "\n";
   for (const std::string bad : {"no json", "{}", "[1]", "{\"unit\":\"u\"}", ""}) {
     std::ofstream(path_) << good << bad << "\n";
     try {

@@ -41,7 +41,8 @@ class InABrowser(unittest.TestCase):
 
     def test_errors_would_be_seen(self):
         page = self.directory / "broken.html"
-        page.write_text(self.page.read_text().replace("</main>", "</main><img src='http://lesskv.invalid/a.png'><script>nonesuch()</script>"))
+        bad = "</main><img src='http://lesskv.invalid/a.png'><script>nonesuch()</script>"
+        page.write_text(self.page.read_text().replace("</main>", bad))
         _, console = browse(page, "--dump-dom")
         self.assertTrue(any("Content Security Policy" in line for line in console), console)
         self.assertTrue(any("nonesuch" in line for line in console), console)

@@ -49,7 +49,7 @@ class PooledMeans(unittest.TestCase):
 
 class ParetoFront(unittest.TestCase):
     def rows(self, *pairs):
-        return [types.SimpleNamespace(compression=x, loss=y, measured=True, exact=False) for x, y in pairs]
+        return [types.SimpleNamespace(compression=x, loss=y, compared=True) for x, y in pairs]
 
     def front(self, rows):
         return [(row.compression, row.loss) for row in pareto(rows, lambda row: row.loss)]
@@ -62,9 +62,9 @@ class ParetoFront(unittest.TestCase):
         self.assertEqual(self.front(self.rows((8.0, 0.1), (8.2, 0.5))), [(8.0, 0.1)])
         self.assertEqual(len(self.front(self.rows((8.0, 0.1), (8.5, 0.5)))), 2)
 
-    def test_exact_and_unmeasured_rows_take_no_part(self):
+    def test_what_is_not_compared_takes_no_part(self):
         rows = self.rows((1, 0), (4, 0.3), (5, 0.2))
-        rows[0].exact, rows[2].measured = True, False
+        rows[0].compared = rows[2].compared = False
         self.assertEqual(self.front(rows), [(4, 0.3)])
 
 
