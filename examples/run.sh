@@ -29,7 +29,7 @@
 #
 #   --sweep          many policies at 2x to 32x on six texts of three kinds, 168 pass keys, in pictures: results are
 #                    appended to a file as they come, so that a sweep that was stopped goes on where it was; ends with a
-#                    report, one HTML file. SPEC may be 'sweep' (what runs by default) and 'more'. About 40 minutes on two cores
+#                    report, one HTML file. SPEC may be 'sweep' (what runs by default) and 'more'. About 45 minutes on two cores
 #   --report         makes the report anew from the results that are there
 #   --output DIR     of both                                                              (build/sweep)
 #   --needles N      of a sweep: pass keys in each text, which there are 12 of (--passkey)        (14)

@@ -16,8 +16,8 @@ def figure_of(plot):
 
 def facts(records, rows):
     texts = [r for r in records.texts() if "score" in r["settings"]]
-    most = max((r["settings"]["keys"] for r in records.texts() if "keys" in r["settings"]), default=0)  # not those of long keys
-    keys = [r for r in records.texts() if r["settings"].get("keys") == most]
+    asked = next((r["settings"] for r in records.of("keys")), None)
+    keys = [r for r in records.texts() if r["settings"] == asked]
     first = texts[0]
     measured = [row for row in rows if row.measured and not row.exact]
     out = [("Model", first["model_name"]), ("SHA-256", records.model), ("lesskv", first["settings"]["version"]),

@@ -26,19 +26,29 @@ def read(path):
     return out
 
 
+def name_of(record, *fields):
+    return json.dumps([record[field] for field in fields])
+
+
 class Records:
-    """The records of one model at one context length."""
+    """The records of one model at one context length, and of each unit those with the settings that most of them have."""
 
     def __init__(self, everything, context=None):
         measured = [r for r in everything if r["unit"] == "document"]
-        models = Counter(r["model"] for r in measured)
-        self.model = models.most_common(1)[0][0]
+        self.model = Counter(r["model"] for r in measured).most_common(1)[0][0]
         contexts = Counter(r["settings"]["context"] for r in measured if r["model"] == self.model)
         self.contexts = sorted(contexts)
         self.context = context or contexts.most_common(1)[0][0]
         if self.context not in contexts:
             raise Failure(f"there is nothing at a context of {self.context} tokens; there is {self.contexts}")
-        self.records = [r for r in everything if r["model"] == self.model and r["settings"]["context"] == self.context]
+        newest = {name_of(r, "unit", "text", "policy", "target", "settings"): r for r in everything
+                  if r["model"] == self.model and r["settings"]["context"] == self.context}
+        settings = {}
+        for record in newest.values():
+            settings.setdefault(record["unit"], Counter())[name_of(record, "settings")] += 1
+        usual = {unit: counts.most_common(1)[0][0] for unit, counts in settings.items()}
+        self.records = [r for r in newest.values() if name_of(r, "settings") == usual[r["unit"]] or
+                        r["unit"] == "text" and name_of(r, "settings") in usual.values()]
 
     def of(self, unit):
         return [r for r in self.records if r["unit"] == unit]

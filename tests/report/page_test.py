@@ -10,7 +10,7 @@ import unittest
 import xml.etree.ElementTree
 
 from made import RECORDS, make
-from report.records import Failure
+from report.records import Failure, Records
 
 PLOTS = {"main", "copy", "keys", "key_depths", "speed", "kept_heads", "kept_positions", "layers", "documents"}
 
@@ -107,7 +107,7 @@ class Page(unittest.TestCase):
             self.assertEqual(row["keys_n"], sum(r["of"] for r in keys))
 
 
-class Records(unittest.TestCase):
+class WhatIsRecorded(unittest.TestCase):
     def fails(self, text, words):
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "records.jsonl"
@@ -123,6 +123,19 @@ class Records(unittest.TestCase):
         self.fails("no record\n" + lines[0], "line 1")
         documents = [line for line in lines if '"unit":"document"' in line and '"policy":"exact"' in line]
         self.fails("".join(documents), "no policy has run")
+
+    def test_the_newest_result_and_the_usual_settings_count(self):
+        lines = [json.loads(line) for line in RECORDS.read_text().splitlines()]
+        new = next(r for r in lines if r["unit"] == "document" and r["policy"] != "exact" and "bytes" in r)
+        again = json.loads(json.dumps(new))
+        again["running"]["kld"]["mean"] = 77.0
+        other = json.loads(json.dumps(new))
+        other["settings"]["score"] += 1
+        other["running"]["kld"]["mean"] = 99.0
+        chosen = Records([*lines, again, other])
+        found = [r for r in chosen.of("document") if (r["policy"], r["target"], r["text"]) == (new["policy"], new["target"], new["text"])]
+        self.assertEqual([r["running"]["kld"]["mean"] for r in found], [77.0])
+        self.assertEqual(len(chosen.documents()), 2)
 
     def test_half_a_sweep_makes_a_report_of_what_is_complete(self):
         lines = RECORDS.read_text().splitlines(keepends=True)
