@@ -21,7 +21,7 @@ def grid(count, columns, width, height):
     lines = -(-count // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(width, height * lines + 0.7), squeeze=False, sharex=True, sharey=True)
     high = figure.get_figheight()
-    figure.subplots_adjust(left=0.055, right=0.995, top=1 - 0.42 / high, bottom=0.5 / high)
+    figure.subplots_adjust(left=0.055, right=0.945, top=1 - 0.42 / high, bottom=0.5 / high)
     for axis in axes.flat:
         axis.grid(False)
         axis.set_visible(False)
@@ -185,7 +185,7 @@ def depth_plot(rows, at):
 
 
 def all_heatmaps(rows, records, kinds, at):
-    text = next(r for r in records.texts() if "score" in r["settings"])
+    text = records.texts()[0]
     layers, heads = text["layers"], text["kv_heads"]
     out = []
     if panels(rows, at):

@@ -5,7 +5,7 @@ for (const button of document.querySelectorAll("thead button")) {
     const column = [...heading.parentElement.children].indexOf(heading);
     const down = heading.getAttribute("aria-sort") === "ascending";
     const value = (row) => {
-      const cell = row.cells[column];
+      const cell = row.cells[column] ?? row.cells[0];
       return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
     };
     const order = (a, b) => {

@@ -15,9 +15,7 @@ def figure_of(plot):
 
 
 def facts(records, rows):
-    texts = [r for r in records.texts() if "score" in r["settings"]]
-    asked = next((r["settings"] for r in records.of("keys")), None)
-    keys = [r for r in records.texts() if r["settings"] == asked]
+    texts, keys = records.texts(), records.key_texts()
     first = texts[0]
     measured = [row for row in rows if row.measured and not row.exact]
     out = [("Model", first["model_name"]), ("SHA-256", records.model), ("lesskv", first["settings"]["version"]),

@@ -47,8 +47,7 @@ class Records:
         for record in newest.values():
             settings.setdefault(record["unit"], Counter())[name_of(record, "settings")] += 1
         usual = {unit: counts.most_common(1)[0][0] for unit, counts in settings.items()}
-        self.records = [r for r in newest.values() if name_of(r, "settings") == usual[r["unit"]] or
-                        r["unit"] == "text" and name_of(r, "settings") in usual.values()]
+        self.records = [r for r in newest.values() if r["unit"] == "text" or name_of(r, "settings") == usual[r["unit"]]]
 
     def of(self, unit):
         return [r for r in self.records if r["unit"] == unit]
@@ -60,4 +59,10 @@ class Records:
         return [name for name, count in ran.items() if count == most]
 
     def texts(self):
-        return self.of("text")
+        """Of the documents."""
+        settings = self.of("document")[0]["settings"]
+        return [r for r in self.of("text") if r["settings"] == settings]
+
+    def key_texts(self):
+        settings = next((r["settings"] for r in self.of("keys")), {})
+        return [r for r in self.of("text") if settings and settings.items() <= r["settings"].items()]

@@ -57,6 +57,8 @@ class Table:
                 tag = 'th scope="row"' if i == 0 else f"td{self.kind(column)}"
                 sort = f' data-value="{value}"' if isinstance(value, (int, float)) else ""
                 cells.append(f"<{tag}{sort}>{text}</{tag.split()[0]}>")
+            if line.get("note") and len(shown) > 2:  # no figures: the words take their place
+                cells[1:] = [f'<td colspan="{len(shown) - 1}">{html.escape(line["note"])}</td>']
             mark = ' class="front"' if line.get("pareto") else ""
             body.append(f"<tr{mark}>{''.join(cells)}</tr>")
         links = " ".join(f'<a download="{self.name}.{kind}" href="data:{mime};base64,{packed(text)}">{kind.upper()}</a>'
@@ -88,7 +90,7 @@ COLUMNS = [
     Column("copy_top1_percent", "copy top-1 %", "{:.1f}"), Column("copy_accuracy_percent", "copy right %", "{:.1f}"),
     Column("keys_percent", "keys %", "{:.0f}"), Column("keys_se", "±", "{:.0f}"), Column("keys_n", "of", "{}"),
     Column("long_key_digits_percent", "long key digits %", "{:.0f}"), Column("long_key_digits_n"),
-    Column("compress_ms", "compress ms", "{:.0f}"), Column("tokens_per_s", "tokens/s", "{:.1f}"), Column("note", "note"),
+    Column("compress_ms", "compress ms", "{:.0f}"), Column("tokens_per_s", "tokens/s", "{:.1f}"), Column("note"),
     Column("policy", "in text form"), Column("pareto"),
 ]
 
@@ -172,8 +174,7 @@ def layers_table(records):
 
 
 def kept_heads_table(rows, records):
-    text = next((r for r in records.texts() if "kv_heads" in r), None)
-    heads = text["kv_heads"] if text else 1
+    heads = records.texts()[0]["kv_heads"]
     lines = []
     for row in rows:
         if not row.measured or row.exact or row.kept > 0.999:

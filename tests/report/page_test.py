@@ -49,6 +49,11 @@ class Page(unittest.TestCase):
             self.assertTrue(names["title"].text and len(names["desc"].text) > 40, file)
             self.assertIn("prefers-color-scheme:dark", names["style"].text)
 
+    def test_it_says_what_the_figures_are_of(self):
+        for words in ("SmolLM2-135M-Instruct", "handbook, stb", "512 tokens", "128 tokens of running text", "12 of 5 digits in 2 texts",
+                      "16 digits", "cannot get there"):
+            self.assertIn(words, self.text)
+
     def test_every_section_is_linked(self):
         sections = {attributes["id"] for attributes in self.of("section")}
         links = {attributes["href"][1:] for attributes in self.of("a") if attributes["href"].startswith("#")}
@@ -104,7 +109,7 @@ class Page(unittest.TestCase):
             self.assertAlmostEqual(row["bytes"], sum(r["bytes"] for r in some) / 2, delta=1)
             self.assertAlmostEqual(row["kld"], sum(r["running"]["kld"]["mean"] for r in some) / 2, 12)
             keys = [r for r in records if r["unit"] == "keys" and r["policy"] == row["policy"] and (r["target"] or None) == row["target"]]
-            self.assertEqual(row["keys_n"], sum(r["of"] for r in keys))
+            self.assertEqual(row["keys_n"] or 0, sum(r.get("of", 0) for r in keys))
 
 
 class WhatIsRecorded(unittest.TestCase):
