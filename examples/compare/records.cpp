@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "records.hpp"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -18,6 +22,21 @@ Records::Json Records::Key::json() const {
 }
 
 Records::Records(std::string path) : path_(std::move(path)) {
+  lock_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (lock_ < 0) throw std::runtime_error(path_ + ": cannot be written");
+  try {
+    if (::flock(lock_, LOCK_EX | LOCK_NB) != 0)
+      throw std::runtime_error(path_ + ": another sweep is writing to it");
+    read();
+  } catch (...) {
+    ::close(lock_);
+    throw;
+  }
+}
+
+Records::~Records() { ::close(lock_); }
+
+void Records::read() {
   std::ifstream file(path_, std::ios::binary);
   std::string line;
   std::uintmax_t complete = 0;  // bytes of complete lines
@@ -33,9 +52,7 @@ Records::Records(std::string path) : path_(std::move(path)) {
     known_[key.dump()] = record;
   }
   file.close();
-  if (std::error_code none; std::filesystem::exists(path_, none))
-    std::filesystem::resize_file(path_, complete);
-  if (!std::ofstream(path_, std::ios::app)) throw std::runtime_error(path_ + ": cannot be written");
+  std::filesystem::resize_file(path_, complete);
 }
 
 const Records::Json* Records::find(const Key& key) const {

@@ -24,7 +24,11 @@ class Records {
 
   // Reads what is there. A line that is cut off (the program was stopped while it wrote) is dropped
   // from the file; any other line that is no record is an error that names it.
+  // So is a second program that writes to the same file.
   explicit Records(std::string path);
+  ~Records();
+  Records(const Records&) = delete;
+  Records& operator=(const Records&) = delete;
 
   bool has(const Key& key) const { return find(key) != nullptr; }
   // The newest record of this key; null if there is none. Valid until the next add().
@@ -35,7 +39,10 @@ class Records {
   void add(const Key& key, const Json& result);
 
  private:
+  void read();
+
   std::string path_;
+  int lock_ = -1;  // file descriptor
   mutable std::mutex mutex_;
   std::unordered_map<std::string, Json> known_;  // by the text of the key
 };

@@ -73,13 +73,24 @@ TEST_F(RecordsTest, ACutOffLineIsDropped) {
   Records(path_).add(key_, {{"kld", 0.1}});
   const std::string whole = content();
   std::ofstream(path_, std::ios::app) << whole.substr(0, whole.size() / 2);
-  Records records(path_);
-  EXPECT_TRUE(records.has(key_));
-  EXPECT_EQ(content(), whole);
   Records::Key other = key_;
   other.target = 4;
-  records.add(other, {{"kld", 0.2}});
+  {
+    Records records(path_);
+    EXPECT_TRUE(records.has(key_));
+    EXPECT_EQ(content(), whole);
+    records.add(other, {{"kld", 0.2}});
+  }
   EXPECT_TRUE(Records(path_).has(other));
+}
+
+TEST_F(RecordsTest, AreWrittenByOneProgramAtATime) {
+  {
+    Records first(path_);
+    EXPECT_THROW(Records second(path_), std::runtime_error);
+    first.add(key_, {{"kld", 0.1}});
+  }
+  EXPECT_TRUE(Records(path_).has(key_));
 }
 
 TEST_F(RecordsTest, OtherDamageIsNamed) {
