@@ -194,6 +194,9 @@ HELD_OUT = {
     "policy": (policy, "f1dde75a1709c45d9304fcb5e95254d617b74d7d67ad051796df99d986fdef8c"),
 }
 
+# What kind of text each is.
+KINDS = {"handbook": "prose", "kjv": "prose", "history": "prose", "jsonhpp": "code", "stb": "code", "policy": "reference"}
+
 
 def main(arguments):
     if not arguments or arguments[0] in ("-h", "--help"):

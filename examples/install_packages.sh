@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Installs what Debian or Ubuntu packages are missing, and says which. Root or sudo only if something is missing.
 #
-#   examples/install_packages.sh GROUP...      groups: build, clang, tests, examples, bench, arm
+#   examples/install_packages.sh GROUP...      groups: build, clang, tests, examples, report, browser, bench, arm
 set -euo pipefail
 
 # A question mark: not every release has a package of this name.
@@ -12,6 +12,8 @@ packages_of() {
     clang) echo "clang libclang-rt-dev?" ;;
     tests) echo "libgtest-dev libgmock-dev pkg-config" ;;
     examples) echo "libcli11-dev nlohmann-json3-dev libpcre2-dev ca-certificates python3 python3-pip python3-tqdm python3-venv" ;;
+    report) echo "python3 python3-matplotlib python3-tqdm fonts-dejavu-core" ;;
+    browser) echo "chromium" ;;
     bench) echo "libbenchmark-dev python3 python3-tqdm" ;;
     arm) echo "g++-aarch64-linux-gnu qemu-user-static googletest" ;;
     *) echo "install_packages.sh: unknown group '$1'" >&2; exit 2 ;;

@@ -9,7 +9,7 @@
 --apt LABEL    the command is apt-get; its status lines are read; its output is shown only if it fails
 
 Bars go to standard error. When that is no terminal, or tqdm is missing, a line is printed at the start and the end of
-every stage instead. The exit status is the command's.
+every stage instead, and every minute, with the time that is left. The exit status is the command's.
 """
 import os
 import re
@@ -29,6 +29,7 @@ class Stage:
 
     def __init__(self, name, total):
         self.name, self.total, self.done, self.start = name, total, 0, time.monotonic()
+        self.said = self.start
         self.bar = None
         if tqdm and sys.stderr.isatty():
             self.bar = tqdm(total=total, desc=name, leave=True, dynamic_ncols=True,
@@ -41,6 +42,11 @@ class Stage:
             self.bar.total = total
             self.bar.update(done - self.done)
         self.done, self.total = done, total
+        now = time.monotonic()
+        if self.bar is None and now - self.said >= 60 and 0 < done < total:
+            left = (now - self.start) * (total - done) / done
+            print(f"{self.name}: {done}/{total}, about {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            self.said = now
 
     def close(self):
         if self.bar is not None:

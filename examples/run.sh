@@ -5,6 +5,8 @@
 #
 #   examples/run.sh [--quick] [--model FILE.gguf] [--text FILE]... [--context N] [--score N] [--policy SPEC|list]...
 #                   [--compression X]... [--passkey N] [--threads N] [--seed N] [--json FILE]
+#   examples/run.sh --sweep [the same] [--output DIR] [--needles N] [--long-keys N]...
+#   examples/run.sh --report [--output DIR] [--context N]
 #
 #   --quick          one document of 2048 tokens instead of three of 4096, one text with pass keys, 4x and 8x only
 #   --model FILE     any Llama-architecture GGUF (F32, F16, BF16, Q8_0, Q4_0, Q4_1); default: SmolLM2-135M-Instruct
@@ -25,6 +27,14 @@
 #   --lmbo COSINE    also prints what every layer needs: LMBA, uncertainty and LMBO of ZigZagKV
 #   --json FILE      writes the rows there too
 #
+#   --sweep          many policies at 2x to 32x on six texts of three kinds, 168 pass keys, in pictures: results are
+#                    appended to a file as they come, so that a sweep that was stopped goes on where it was; ends with a
+#                    report, one HTML file. SPEC may be 'sweep' (what runs by default) and 'more'. About 45 minutes on two cores
+#   --report         makes the report anew from the results that are there
+#   --output DIR     of both                                                              (build/sweep)
+#   --needles N      of a sweep: pass keys in each text, which there are 12 of (--passkey)        (14)
+#   --long-keys N    of a sweep: lengths of long pass keys, of which the longest that the exact cache repeats is asked; 0: none
+#
 # LESSKV_BUILD_DIR: where to build (build/run). LESSKV_CACHE: where model and texts are kept (~/.cache/lesskv).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,20 +44,25 @@ cache=${LESSKV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LESSKV_CACHE}/.cache
 
 # Only what changes what is fetched is looked at here; the program checks all of it.
 quick=false held_out=false list=false model="" texts=false context=false dictionary="" train=false policies=false keys=false
-compressions=false
+compressions=false sweep=false report=false output=$root/build/sweep context_value=""
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '3,30s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,40s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --quick) quick=true; shift; continue ;;
     --held-out) held_out=true; shift; continue ;;
+    --sweep) sweep=true; shift; continue ;;
+    --report) report=true; shift; continue ;;
+    --output=*) output=${1#*=}; shift; continue ;;
+    --output) output=${2:?--output needs a folder}; shift 2; continue ;;
     --model=*) model=${1#*=}; shift; continue ;;
     --model) model=${2:?--model needs a file}; shift 2; continue ;;
     --dictionary=*) dictionary=${1#*=}; shift; continue ;;
     --dictionary) dictionary=${2:?--dictionary needs a file}; shift 2; continue ;;
     *dictionary=default*) train=true; policies=true ;;
     --text | --text=*) texts=true ;;
-    --context | --context=*) context=true ;;
+    --context) context=true context_value=${2:-} ;;
+    --context=*) context=true context_value=${1#*=} ;;
     --passkey | --passkey=*) keys=true ;;
     --compression | --compression=*) compressions=true ;;
     --policy=list) list=true ;;
@@ -59,8 +74,28 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$model" ] || [ -f "$model" ] || { echo "run.sh: --model $model: there is no such file" >&2; exit 1; }
 
-"$here/install_packages.sh" build examples
 progress() { python3 "$here/progress.py" "$@"; }
+
+# Debian's matplotlib belongs to Debian's python3, which need not be the first one on the path.
+make_report() {
+  local python
+  "$here/install_packages.sh" report
+  for python in python3 /usr/bin/python3; do
+    "$python" -c "import matplotlib" 2>/dev/null || continue
+    progress --fd --progress-fd env PYTHONPATH="$here" "$python" -m report "$output/records.jsonl" "$output" \
+      ${context_value:+--context "$context_value"}
+    return
+  done
+  echo "run.sh: no python3 with matplotlib (Debian, Ubuntu: python3-matplotlib)" >&2
+  return 1
+}
+if $report && ! $sweep; then
+  [ -f "$output/records.jsonl" ] || { echo "run.sh: $output/records.jsonl is not there; --sweep makes it" >&2; exit 1; }
+  make_report
+  exit
+fi
+
+"$here/install_packages.sh" build examples
 
 mkdir -p "$build"
 if ! cmake -G Ninja -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DLESSKV_BUILD_EXAMPLES=ON -DLESSKV_BUILD_TESTS=OFF \
@@ -73,7 +108,7 @@ program=$build/examples/compare/compare
 if $list; then exec "$program" --policy list; fi
 
 if [ -z "$model" ]; then model=$("$here/get_model.sh"); fi
-if [ -z "$dictionary" ] && { $train || ! $policies; }; then
+if [ -z "$dictionary" ] && { $train || { ! $policies && ! $sweep; }; }; then
   dictionary=$cache/$(basename "$model" .gguf).lesskvd
   if [ ! -f "$dictionary" ]; then
     if $quick && ! $train; then
@@ -87,12 +122,22 @@ fi
 if ! $texts; then
   names=(handbook kjv jsonhpp)
   ! $held_out || names=(history stb policy)
-  ! $quick || names=("${names[0]}")
+  if $sweep; then
+    ! $quick || names=(handbook stb policy)
+    $quick || $held_out || names+=(history stb policy)
+  elif $quick; then
+    names=("${names[0]}")
+  fi
   progress --fd --progress-fd "$here/get_text.py" "$cache/texts" "${names[@]}"
   for name in "${names[@]}"; do arguments+=(--text "$cache/texts/$name.txt"); done
 fi
 if $quick && ! $context; then arguments+=(--context 2048); fi
 if $quick && ! $compressions; then arguments+=(--compression 4 --compression 8); fi
 if $quick && ! $keys; then arguments+=(--passkey 1); fi
+if $sweep; then
+  mkdir -p "$output"
+  arguments+=(--sweep "$output/records.jsonl")
+fi
 sum=$(sha256sum "$model")
 progress --fd --progress-fd "$program" --model "$model" --model-sha256 "${sum%% *}" "${arguments[@]}"
+if $sweep; then make_report; fi

@@ -80,6 +80,8 @@ groups="build tests examples bench"
 $quick || groups+=" clang"
 # shellcheck disable=SC2086  # a list of words
 examples/install_packages.sh $groups
+# The tests of the report say "skipped" without them.
+$quick || examples/install_packages.sh report browser || echo "No browser: the report is not opened in one."
 
 # The model tests say "skipped" without a model.
 if [ -x examples/get_model.sh ]; then
@@ -94,7 +96,7 @@ all="-DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O2 -DLESSKV_BUILD_EXA
 leg gcc "all tests, $(g++ -dumpfullversion -dumpversion | sed 's/^/g++ /'), Release" $all -DCMAKE_CXX_COMPILER=g++ -DLESSKV_BUILD_BENCHMARKS=ON
 if ! $quick; then
   # How packages find the library was seen with g++, and is the same with clang++.
-  left_out='^consumer\.(find_package|add_subdirectory|pkg_config|eigen_|newer_|compile_time)'
+  left_out='^report|^consumer\.(find_package|add_subdirectory|pkg_config|eigen_|newer_|compile_time)'
   # shellcheck disable=SC2086
   leg clang "all tests, clang++ $(clang++ -dumpversion), Release" $all -DCMAKE_CXX_COMPILER=clang++
   unset LESSKV_TEST_MODEL

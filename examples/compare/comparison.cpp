@@ -1,30 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "comparison.hpp"
 
-#include <fstream>
 #include <mutex>
 
+#include "environment.hpp"
 #include "evaluate.hpp"
 #include "layers.hpp"
 #include "parallel.hpp"
 
 namespace compare {
-namespace {
-
-std::string cpu_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name"))
-      return line.substr(std::min(line.find(": ") + 2, line.size()));
-  return "unknown CPU";
-}
-
-std::string version() {
-  return std::to_string(LESSKV_VERSION_MAJOR) + "." + std::to_string(LESSKV_VERSION_MINOR) + "." +
-         std::to_string(LESSKV_VERSION_PATCH);
-}
-
-}  // namespace
 
 Comparison::Comparison(const Options& options)
     : options_(options),
@@ -84,20 +68,15 @@ Comparison::Comparison(const Options& options)
   make_key_texts();
 }
 
-// Texts of 1/2 to 3/4 of the context, out of what the documents have behind the part that is
-// scored, or else from their beginning.
 void Comparison::make_key_texts() {
   const int count = options_.pass_key_contexts;
   for (int i = 0; i < count; ++i) {
     const auto& tokens = texts_[static_cast<std::size_t>(i) % texts_.size()].document.tokens;
-    const double share = 0.5 + 0.25 * (i + 0.5) / count;
-    const auto length = static_cast<std::size_t>(share * static_cast<double>(options_.context));
-    const std::size_t used = static_cast<std::size_t>(options_.context + options_.score);
-    const std::size_t first = tokens.size() >= used + length ? used : 0;
     KeyText text;
-    text.context = make_pass_keys(tokenizer_, std::span(tokens).subspan(first, length),
-                                  mix(options_.seed) + static_cast<std::uint64_t>(i),
-                                  static_cast<std::size_t>(options_.pass_key_digits));
+    text.context = make_pass_keys(
+        tokenizer_, pass_key_prose(tokens, options_.context, options_.score, i, count),
+        mix(options_.seed) + static_cast<std::uint64_t>(i),
+        static_cast<std::size_t>(options_.pass_key_digits));
     key_texts_.push_back(std::move(text));
   }
 }

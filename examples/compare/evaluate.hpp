@@ -28,8 +28,11 @@ void with_deletions(const Solved& solved, lesskv::AnyCache cache, const Use& use
   use(DeletedHeads(std::move(cache), solved.spec));
 }
 
-inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, const Pass& pass,
-                                        const DocumentTasks& tasks, const std::string& name) {
+// look(cache): the compressed cache before it is judged.
+template <class Look>
+DocumentResult evaluate_document(engine::Run& run, const Solved& solved, const Pass& pass,
+                                 const DocumentTasks& tasks, const std::string& name,
+                                 const Look& look) {
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
   replay(pass.tensors, cache);
   cache.compress();
@@ -37,6 +40,7 @@ inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, 
   out.document = name;
   out.fraction = solved.fraction;
   out.footprint = footprint_of(cache, pass.exact.bytes());
+  look(std::as_const(cache));
   const Index context = pass.tensors.tokens();
   with_deletions(solved, std::move(cache), [&](const auto& judged) {
     out.running = tasks.score_running(run, judged, context);
@@ -45,27 +49,41 @@ inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, 
   return out;
 }
 
+inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, const Pass& pass,
+                                        const DocumentTasks& tasks, const std::string& name) {
+  return evaluate_document(run, solved, pass, tasks, name, [](const lesskv::AnyCache&) {});
+}
+
 struct KeysFound {
   Index agnostic = 0, aware = 0, of = 0;
+  std::vector<Index> of_each;  // points of every key, question unseen; -1: exact does not find it
 };
 
+enum class Questions { unseen, both };
+
 // agnostic: the context is compressed, then the question is fed. aware: all of the question but its
-// last token lies in what is compressed, so that every digit comes out of the compressed cache.
+// last token lies in what is compressed, so that every digit comes out of the compressed cache;
+// costs a replay and a compression a key, and is left out where only unseen questions are asked.
 inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokenizer,
                                const Solved& solved, const Pass& pass,
-                               const PassKeyContext& context) {
+                               const PassKeyContext& context,
+                               Questions questions = Questions::both) {
   lesskv::AnyCache replayed = lesskv::make_cache(solved.spec, pass.exact.shape());
   replay(pass.tensors, replayed);
-  lesskv::AnyCache compressed = replayed.fork();
+  lesskv::AnyCache compressed =
+      questions == Questions::both ? replayed.fork() : std::move(replayed);
   compressed.compress();
   const auto end = static_cast<Index>(context.tokens.size());
   KeysFound out;
   for (const PassKey& key : context.keys) {
+    out.of_each.push_back(-1);
     if (!key.found_by_exact) continue;
     out.of += points(key);
     with_deletions(solved, compressed.fork(), [&](auto cache) {
-      out.agnostic += points_said(run, tokenizer, std::move(cache), key.question, end, key);
+      out.of_each.back() = points_said(run, tokenizer, std::move(cache), key.question, end, key);
     });
+    out.agnostic += out.of_each.back();
+    if (questions == Questions::unseen) continue;
     lesskv::AnyCache aware = replayed.fork();
     replay(*key.question_tensors, aware);
     aware.compress();

@@ -18,9 +18,9 @@ struct Fit {
 // fractions. Every call of `size` compresses a whole cache, and sizes are nearly linear in the
 // fraction: the next try lies where a straight line through the two ends says, and only where that
 // fails to narrow things down in the middle. Three to five calls. With `slack`, a size that much of
-// the limit below it is near enough: one or two calls less.
+// the limit below it is near enough: one or two calls less. A `hint` near the answer is tried first.
 inline Fit fit_fraction(const std::function<std::size_t(double)>& size, std::size_t limit,
-                        std::size_t size_of_all, long steps, double slack = 0) {
+                        std::size_t size_of_all, long steps, double slack = 0, double hint = -1) {
   // 0 is not a fraction that Keep takes; this rounds to no row at all.
   const auto fraction = [&](long k) {
     return std::max(static_cast<double>(k) / static_cast<double>(steps), 1e-6);
@@ -35,6 +35,8 @@ inline Fit fit_fraction(const std::function<std::size_t(double)>& size, std::siz
       const double slope = (high_size - low_size) / static_cast<double>(high - std::max(low, 0L));
       k = std::max(low, 0L) + static_cast<long>((static_cast<double>(limit) - low_size) / slope);
     }
+    if (hint >= 0) k = std::lround(hint * static_cast<double>(steps));
+    hint = -1;
     k = std::clamp(k, low + 1, high - 1);
     const double at = static_cast<double>(size(fraction(k)));
     const long before = high - low;

@@ -80,6 +80,7 @@ inline Index argmax(std::span<const float> x) {
 struct LogitComparison {
   double divergence = 0;  // KL(exact || other) in nats, over the whole vocabulary
   bool same_argmax = false;
+  Index other_best = 0;                         // its first choice
   double exact_log_sum = 0, other_log_sum = 0;  // log of the softmax denominators
 };
 
@@ -109,12 +110,14 @@ inline LogitComparison compare_logits(std::span<const float> exact, std::span<co
   // Rounding can give -1e-9 where the two are nearly equal.
   out.divergence = std::max(0.0, difference / exact_sum - out.exact_log_sum + out.other_log_sum);
   out.same_argmax = exact_best == other_best;
+  out.other_best = other_best;
   return out;
 }
 
 // Tokens of one task, compared one by one.
 struct TokenScores {
   Mean divergence, same_argmax, loss_delta;
+  Mean right;  // the first choice is the token that really follows
 
   // Logits [token][vocabulary] of both; `next` are the real next tokens.
   void add(std::span<const float> exact, std::span<const float> other,
@@ -127,6 +130,7 @@ struct TokenScores {
       const auto token = static_cast<std::size_t>(next[t]);
       divergence.add(c.divergence);
       same_argmax.add(c.same_argmax ? 1 : 0);
+      right.add(c.other_best == static_cast<Index>(next[t]) ? 1 : 0);
       loss_delta.add((c.other_log_sum - double{y[token]}) - (c.exact_log_sum - double{x[token]}));
     }
   }
@@ -134,6 +138,7 @@ struct TokenScores {
     divergence.add(other.divergence);
     same_argmax.add(other.same_argmax);
     loss_delta.add(other.loss_delta);
+    right.add(other.right);
   }
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Pass keys: numbers hidden in real prose, asked for one by one. Of five digits (or however few) all
-// must be right; of long ones, from long_pass_key digits on, every digit at its place counts.
+// Pass keys: numbers hidden in real prose, several in a text, asked for one by one. Of five digits (or
+// however few) all must be right; of long ones, from long_pass_key digits on, every digit at its place counts.
 #pragma once
 
 #include <algorithm>
@@ -42,11 +42,11 @@ inline constexpr std::array<const char*, 20> pass_key_names = {
     "Alice", "Martin", "Clara", "Victor", "Helen", "Oscar", "Nina",  "Peter",  "Laura", "Simon",
     "Emma",  "Felix",  "Diana", "Robert", "Julia", "Henry", "Sarah", "Thomas", "Grace", "Adam"};
 
-// Puts five keys into `prose` at 10, 30, 50, 70 and 90 % of it, each at the next end of a sentence.
+// Puts keys (at most as many as there are names) into `prose`, five at 10, 30, 50, 70 and 90 % of
+// it, each at the next end of a sentence.
 inline PassKeyContext make_pass_keys(const engine::Tokenizer& tokenizer,
                                      std::span<const std::int32_t> prose, std::uint64_t seed,
-                                     std::size_t digits = 5) {
-  constexpr std::size_t count = 5;
+                                     std::size_t digits = 5, std::size_t count = 5) {
   const auto ends_sentence = [&](std::int32_t token) {
     const std::string text = tokenizer.decode(token);
     return !text.empty() && (text.back() == '.' || text.back() == '\n');
@@ -61,8 +61,8 @@ inline PassKeyContext make_pass_keys(const engine::Tokenizer& tokenizer,
     for (std::uint64_t i = 0; key.digits.size() < digits; ++i)
       key.digits += static_cast<char>('0' + mix((seed * 1000 + k + 1) * 1000 + i) % 10);
     key.digits.resize(digits);
-    std::size_t at = prose.size() * (2 * k + 1) / 10;
-    const std::size_t limit = std::min(prose.size(), at + prose.size() / 10);
+    std::size_t at = prose.size() * (2 * k + 1) / (2 * count);
+    const std::size_t limit = std::min(prose.size(), at + prose.size() / (2 * count));
     while (at < limit && !ends_sentence(prose[at])) ++at;
     at = std::min(prose.size(), at + 1);
     out.tokens.insert(out.tokens.end(), prose.begin() + static_cast<Index>(from),
@@ -80,6 +80,16 @@ inline PassKeyContext make_pass_keys(const engine::Tokenizer& tokenizer,
   }
   out.tokens.insert(out.tokens.end(), prose.begin() + static_cast<Index>(from), prose.end());
   return out;
+}
+
+// The prose of text `i` of `count` with pass keys: 1/2 to 3/4 of `context` tokens, from behind those
+// that are scored, or else from the beginning.
+inline std::span<const std::int32_t> pass_key_prose(std::span<const std::int32_t> document,
+                                                    Index context, Index score, int i, int count) {
+  const double share = 0.5 + 0.25 * (i + 0.5) / count;
+  const auto length = static_cast<std::size_t>(share * static_cast<double>(context));
+  const std::size_t used = static_cast<std::size_t>(context + score);
+  return document.subspan(document.size() >= used + length ? used : 0, length);
 }
 
 // How many points a key gives: one, or one a digit.

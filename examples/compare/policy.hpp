@@ -143,15 +143,17 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
       std::any_of(trial.budgeters.begin(), trial.budgeters.end(), [](const auto& budgeter) {
         return lesskv::asks(budgeter.traits().measure_again_needs, lesskv::Need::scores);
       });
-  if (!reads_scores) trial.scorer.emplace(StandIn{*out.spec.scorer});
   std::size_t smallest = bytes_exact;
-  const auto size = [&](double fraction) {
-    trial.keep.fraction = fraction;
-    lesskv::AnyCache cache = lesskv::make_cache(trial, shape);
-    replay(pass.tensors, cache);
-    cache.compress();
-    smallest = std::min(smallest, cache.bytes());
-    return out.spec.keep.tokens > 0 ? static_cast<std::size_t>(cache.stats().held) : cache.bytes();
+  const auto sizes_of = [&](lesskv::PolicySpec trying) {
+    return [&, trying](double fraction) mutable {
+      trying.keep.fraction = fraction;
+      lesskv::AnyCache cache = lesskv::make_cache(trying, shape);
+      replay(pass.tensors, cache);
+      cache.compress();
+      smallest = std::min(smallest, cache.bytes());
+      return out.spec.keep.tokens > 0 ? static_cast<std::size_t>(cache.stats().held)
+                                      : cache.bytes();
+    };
   };
   const lesskv::Keep& keep = out.spec.keep;
   const Index context = pass.tensors.tokens();
@@ -163,7 +165,18 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
     limit = static_cast<std::size_t>(static_cast<double>(bytes_exact) / variant.target);
   }
   const Index chunk = out.spec.scorer->reach().chunk;
-  const Fit fit = fit_fraction(size, limit, all, chunk > 0 ? chunk : context, 0.002);
+  const long steps = chunk > 0 ? chunk : context;
+  lesskv::PolicySpec cheap = trial;
+  cheap.scorer.emplace(StandIn{*out.spec.scorer});
+  Fit fit;
+  if (reads_scores) {
+    // The total is the same however it is divided; what blocks are filled to is not quite.
+    cheap.budgeters.clear();
+    const double near = fit_fraction(sizes_of(cheap), limit, all, steps, 0.002).fraction;
+    fit = fit_fraction(sizes_of(trial), limit, all, steps, 0.002, near);
+  } else {
+    fit = fit_fraction(sizes_of(cheap), limit, all, steps, 0.002);
+  }
   out.set(fit.fraction);
   out.fits = fit.fits;
   out.reached = static_cast<double>(bytes_exact) / static_cast<double>(smallest);

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "comparison.hpp"
+#include "sweep.hpp"
 
 namespace compare {
 namespace {
@@ -28,11 +29,33 @@ void check_writable(const std::string& path) {
   if (!there) std::filesystem::remove(path, error);
 }
 
+// What a sweep shares with the comparison; its own defaults where nothing was said.
+SweepOptions sweep_options(const CLI::App& app, const Options& given, SweepOptions out) {
+  const auto said = [&](const char* option) { return app.count(option) > 0; };
+  out.model = given.model;
+  out.model_sha256 = given.model_sha256;
+  out.dictionary = given.dictionary;
+  out.texts = given.texts;
+  out.context = given.context;
+  out.score = given.score;
+  out.threads = given.threads;
+  out.seed = given.seed;
+  out.progress = given.progress;
+  out.pass_key_digits = given.pass_key_digits;
+  if (said("--policy")) out.policies = given.policies;
+  if (said("--compression")) out.compressions = given.compressions;
+  if (said("--passkey")) out.pass_key_contexts = given.pass_key_contexts;
+  std::erase(out.long_keys, 0);
+  if (said("--lmbo")) out.similarity = given.similarity;
+  return out;
+}
+
 }  // namespace
 
 int program(int argc, const char* const* argv) {
   Options options;
   options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  SweepOptions sweep;
   std::string json;
   CLI::App app{"Compares policies on a real model: bytes, divergence, copying, pass keys, speed."};
   app.add_option("--model", options.model, "GGUF file of a Llama-architecture model")
@@ -56,6 +79,12 @@ int program(int argc, const char* const* argv) {
       ->check(CLI::Range(1, 1 << 16));
   app.add_option("--passkey", options.pass_key_contexts, "texts with five pass keys each")
       ->check(CLI::Range(0, 1000));
+  app.add_option("--needles", sweep.pass_keys, "keys in each text of a sweep")
+      ->check(CLI::Range(1, static_cast<int>(pass_key_names.size())));
+  app.add_option("--long-keys", sweep.long_keys,
+                 "digits of long pass keys; of these a sweep asks for the longest that the exact "
+                 "cache repeats; 0: none")
+      ->check(CLI::Range(0, 64));
   app.add_option("--passkey-digits", options.pass_key_digits,
                  "digits of a pass key; from 16 on every digit at its place counts")
       ->check(CLI::Range(1, 64));
@@ -69,6 +98,9 @@ int program(int argc, const char* const* argv) {
          "for this cosine with its whole output (LMBO)")
       ->check(CLI::Range(0.01, 1.0));
   app.add_option("--json", json, "writes the rows here too");
+  app.add_option("--sweep", sweep.records,
+                 "many policies at many compressions; results are appended to this file, what is "
+                 "there is not run again; 'sweep' and 'more' as --policy stand for lists");
   app.add_option("--progress-fd", options.progress, "descriptor for progress lines")->group("");
   // Answered before anything is required.
   for (int i = 1; i < argc; ++i)
@@ -84,6 +116,11 @@ int program(int argc, const char* const* argv) {
     return app.exit(error) == 0 ? 0 : 1;
   }
   try {
+    if (!sweep.records.empty()) {
+      const long units = Sweep(sweep_options(app, options, sweep)).run();
+      std::printf("%s: %ld results added\n", sweep.records.c_str(), units);
+      return 0;
+    }
     if (!json.empty()) check_writable(json);
     Comparison comparison(options);
     const Report report = comparison.run();

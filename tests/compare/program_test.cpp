@@ -41,8 +41,9 @@ TEST(Program, ListAndHelpNeedNothingElse) {
   }
   const Outcome help = call({"--help"});
   EXPECT_EQ(help.code, 0);
-  for (const char* text : {"--model", "--text", "--context", "--score", "--policy", "--compression",
-                           "--passkey", "--threads", "--seed", "--lmbo", "--json"})
+  for (const char* text :
+       {"--model", "--text", "--context", "--score", "--policy", "--compression", "--passkey",
+        "--threads", "--seed", "--lmbo", "--json", "--sweep", "--needles", "--long-keys"})
     EXPECT_NE(help.out.find(text), std::string::npos) << text;
 }
 
@@ -77,6 +78,8 @@ TEST(Program, NumbersOutOfRangeAreNamed) {
            {"--threads", {"0", "-1", "x"}},
            {"--seed", {"-1", "x"}},
            {"--lmbo", {"0", "1.1", "-1", "x"}},
+           {"--needles", {"0", "21", "x"}},
+           {"--long-keys", {"-1", "65", "x"}},
            {"--none", {"1"}}})
     for (const std::string& value : values)
       expect_error({"--model", self, "--text", self, option, value}, {option});

@@ -22,12 +22,15 @@ expect() {
   fi
 }
 
-for option in --quick --model --text --context --score --policy --dictionary --compression --passkey --threads --seed --held-out --lmbo --json; do
+for option in --quick --model --text --context --score --policy --dictionary --compression --passkey --threads --seed --held-out --lmbo --json \
+  --sweep --report --output --needles --long-keys; do
   expect 0 "$option" "$examples/run.sh" --help
 done
 expect 1 "--model $work/no model.gguf: there is no such file" "$examples/run.sh" --model "$work/no model.gguf"
 expect 1 "--model none: there is no such file" "$examples/run.sh" --quick --model=none
 expect 1 "--model needs a file" "$examples/run.sh" --model
+expect 1 "$work/none/records.jsonl is not there" "$examples/run.sh" --report --output "$work/none"
+expect 1 "--output needs a folder" "$examples/run.sh" --sweep --output
 expect 2 "unknown group 'nonsense'" "$examples/install_packages.sh" nonsense
 
 # A user who is not root, without sudo, on a system where everything is missing.
