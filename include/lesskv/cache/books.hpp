@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,6 +53,7 @@ struct Books {
   int columns = 0;
   Index window = 0;  // queries to hold: the most that any policy still asks for
   Executor executor;
+  std::shared_ptr<const Rotation> rotation;  // if a policy asks for it
 
   Books(const Shape& s, const Keep* amount, std::vector<AnyPolicy> p);
 
@@ -69,6 +71,7 @@ struct Books {
 
   // Bytes of all states.
   std::size_t state_bytes() const;
+  std::size_t rotation_bytes() const { return rotation ? rotation->bytes() : 0; }
 
   // Policy i measured every layer. Rows of a layer that holds none yet may still come.
   bool measured(std::size_t i) const;

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "rope.hpp"
 #include "types.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -29,7 +30,8 @@ enum class Need : unsigned {
   values = 2,
   queries = 4,
   attention = 8,
-  scores = 16
+  scores = 16,
+  rope = 32  // Shape::rope must be given
 };
 constexpr Need operator|(Need a, Need b) {
   return static_cast<Need>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
@@ -55,6 +57,7 @@ struct Head {
   Rows attention =
       make_rows(nullptr, 0, 0, 0);  // [w * group, rows], with Need::attention; each row sums to 1
   std::span<const Position> query_positions = {};  // of the w queries
+  const Rotation* rotation = nullptr;              // of keys and queries, with Need::rope
   std::span<const float> scores = {};  // of rows [first, last), for a Budgeter with Need::scores
   std::vector<float>* column_data =
       nullptr;              // this policy's columns, each with a float per row of the head
