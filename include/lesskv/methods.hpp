@@ -19,6 +19,7 @@
 #include "score/h2o.hpp"
 #include "score/key_norm.hpp"
 #include "score/keydiff.hpp"
+#include "score/kvzip.hpp"
 #include "score/lagkv.hpp"
 #include "score/random.hpp"
 #include "score/rank.hpp"
@@ -35,8 +36,8 @@ template <class... Ps>
 struct MethodList {};
 
 using Methods = MethodList<AdaKV, Bits, CSR, EntropyWeight, ExpectedAttention, GlobalCut<>, H2O,
-                           IntCode, KeyDiff, KeyNorm, KIVI, LagKV, LloydMax, PyramidKV, Random,
-                           SnapKV, StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
+                           IntCode, KeyDiff, KeyNorm, KIVI, KVzip, LagKV, LloydMax, PyramidKV,
+                           Random, SnapKV, StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
 
 // Scorers made of Scorers, and of how many at least and at most.
 template <template <class...> class C, int least, int most>

@@ -31,7 +31,8 @@ enum class Need : unsigned {
   queries = 4,
   attention = 8,
   scores = 16,
-  rope = 32  // Shape::rope must be given
+  rope = 32,   // Shape::rope must be given
+  probes = 64  // attention of probes, in observe(): queries that are no part of the sequence
 };
 constexpr Need operator|(Need a, Need b) {
   return static_cast<Need>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
@@ -42,9 +43,10 @@ constexpr bool asks(Need all, Need one) {
 
 struct Head {
   int layer = 0;
-  int head = 0;    // KV head
-  int group = 1;   // query heads that read it
-  Index step = 0;  // the next position of the sequence: seeds noise, gives rows their age
+  int head = 0;         // KV head
+  int group = 1;        // query heads that read it
+  bool probes = false;  // in observe(): the queries are probes; rows at `step` and later are theirs
+  Index step = 0;       // the next position of the sequence: seeds noise, gives rows their age
   // Rows shown: all rows of the head, or for a scorer with Chunks reach the chunk and what is ahead
   // of it. Position order.
   std::span<const Position> positions = {};
