@@ -31,7 +31,7 @@ void with_deletions(const Solved& solved, lesskv::AnyCache cache, const Use& use
 inline DocumentResult evaluate_document(engine::Run& run, const Solved& solved, const Pass& pass,
                                         const DocumentTasks& tasks, const std::string& name) {
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
-  replay(pass.tensors, cache);
+  replay(pass, cache);
   cache.compress();
   DocumentResult out;
   out.document = name;
@@ -55,7 +55,7 @@ inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokeni
                                const Solved& solved, const Pass& pass,
                                const PassKeyContext& context) {
   lesskv::AnyCache replayed = lesskv::make_cache(solved.spec, pass.exact.shape());
-  replay(pass.tensors, replayed);
+  replay(pass, replayed);
   lesskv::AnyCache compressed = replayed.fork();
   compressed.compress();
   const auto end = static_cast<Index>(context.tokens.size());
@@ -89,7 +89,7 @@ inline Times measure_times(engine::Run& run, const Solved& solved, const Pass& p
   constexpr Index warm_up = 2, steps = 64;
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
   Times out;
-  out.compress_ms = timed_replay(pass.tensors, cache);
+  out.compress_ms = timed_replay(pass, cache);
   const Clock compressing;
   cache.compress();
   out.compress_ms += compressing.milliseconds();

@@ -64,6 +64,13 @@ struct Policy {
   bool solves_fraction() const {
     return !spec.exact && spec.keep.fraction == 0 && (spec.judges_once() || !has_amount());
   }
+  // The text has to be replayed.
+  bool needs_probes() const {
+    const auto asks = [](lesskv::Need needs) { return lesskv::asks(needs, lesskv::Need::probes); };
+    return (spec.scorer && asks(spec.scorer->observe_needs())) ||
+           std::any_of(spec.budgeters.begin(), spec.budgeters.end(),
+                       [&](const auto& one) { return asks(one.traits().observe_needs); });
+  }
   const char* kind() const {
     if (is_exact()) return "exact";
     return spec.methods_named + int{spec.dtype.has_value()} < 2 ? "single" : "composition";
@@ -148,7 +155,7 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
   const auto size = [&](double fraction) {
     trial.keep.fraction = fraction;
     lesskv::AnyCache cache = lesskv::make_cache(trial, shape);
-    replay(pass.tensors, cache);
+    replay(pass, cache);
     cache.compress();
     smallest = std::min(smallest, cache.bytes());
     return out.spec.keep.tokens > 0 ? static_cast<std::size_t>(cache.stats().held) : cache.bytes();
