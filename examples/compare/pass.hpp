@@ -97,9 +97,10 @@ inline std::span<const float> forward_and_keep(engine::Run& run, lesskv::KVCache
 inline void keep_probes(engine::Run& run, Pass& pass,
                         const std::vector<std::vector<std::int32_t>>& chunks) {
   const Clock clock;
+  lesskv::KVCache<> again = pass.exact.fork();
   engine::ForwardOptions options;
   options.on_tensors = [&](const engine::LayerTensors& part) { pass.probes.back().add(part); };
-  engine::replay(run, pass.exact, chunks, pass.tensors.tokens(), options,
+  engine::replay(run, again, chunks, pass.tensors.tokens(), options,
                  [&](std::size_t) { pass.probes.emplace_back(pass.exact.shape()); });
   pass.probe_milliseconds = clock.milliseconds();
 }

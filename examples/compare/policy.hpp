@@ -97,11 +97,20 @@ struct Variant {
 };
 
 // How many rows stay does not depend on which: with this scorer a cache is as large as with the one
-// it stands for, at none of its cost.
+// it stands for, at none of its cost. What that one gathers from queries counts, so it is shown them.
 struct StandIn {
   lesskv::AnyScorer like;
 
+  using State = lesskv::AnyScorer::State;
   static constexpr lesskv::Need needs = lesskv::Need::nothing;
+  lesskv::Need observe_needs() const {
+    return observes() ? lesskv::Need::queries | lesskv::Need::rope : lesskv::Need::nothing;
+  }
+  bool observes() const {
+    return like.observes() && lesskv::asks(like.observe_needs(), lesskv::Need::queries);
+  }
+  State make_state() const { return like.make_state(); }
+  void observe(const lesskv::Head& head, State& state) const { like.observe(head, state); }
   lesskv::detail::Reach reach() const { return like.reach(); }
   Index window_size() const { return like.window_size(); }
   int columns() const { return like.columns(); }
@@ -238,6 +247,8 @@ inline std::string list_policies() {
       "shared=head|layer|model\n";
   out += "store     dtype=f32|f16|bf16\n";
   out += "exact     everything stays\n";
+  for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all)
+    out += std::string(recipe.name) + "  stands for " + std::string(recipe.text) + "\n";
   out += "keys, values  a codec for one side: keys(lm(bits=4))+values(lm(bits=3))\n";
   out +=
       "delete_heads  in front of a SPEC: heads left with nothing but pins answer as the head of "
