@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <lesskv/budget/entropy_weight.hpp>
 #include <lesskv/budget/layer_groups.hpp>
+#include <lesskv/lesskv.hpp>
 
 namespace calibrate {
 
@@ -62,6 +63,24 @@ void add_moments(std::vector<double>& sums, int layer, const View& queries, int 
   }
 }
 
+// How many rows of each head a cut over all heads keeps, of `kept` of them, by the attention of a
+// replay of the text: KVzip.
+void add_counts(std::vector<double>& counts, engine::Run& engine,
+                const engine::Tokenizer& tokenizer, std::span<const std::int32_t> tokens,
+                compare::Pass& pass, double kept) {
+  compare::keep_probes(engine, pass, engine::replay_chunks(tokenizer, tokens));
+  const lesskv::Shape& shape = pass.exact.shape();
+  lesskv::KVCache cut(shape,
+                      lesskv::Keep{.fraction = kept, .sinks = lesskv::KVzip::published.sinks},
+                      lesskv::KVzip{}, lesskv::GlobalCut<>{});
+  compare::replay(pass, cut);
+  cut.compress();
+  for (int layer = 0; layer < shape.layers; ++layer)
+    for (int h = 0; h < shape.kv_heads; ++h)
+      counts[static_cast<size_t>(layer * shape.kv_heads + h)] +=
+          static_cast<double>(cut.size(layer, h) - lesskv::KVzip::published.sinks);
+}
+
 }  // namespace
 
 Result run(const Options& options) {
@@ -95,6 +114,7 @@ Result run(const Options& options) {
       values(shape.layers, shape.kv_heads);
   Result out;
   out.moments.assign(queries.full.size(), 0.0);
+  std::vector<double> counts(static_cast<size_t>(shape.heads()), 0.0);
   for (size_t w = 0; w < windows.size(); ++w) {
     const std::string which = std::to_string(w + 1) + " of " + std::to_string(windows.size());
     // In parts, so that the bar moves: a window takes seconds.
@@ -119,6 +139,7 @@ Result run(const Options& options) {
                   shape.head_dim, k);
       progress.step();
     }
+    if (options.kept > 0) add_counts(counts, engine, tokenizer, tokens, pass, options.kept);
   }
 
   const double n = static_cast<double>(windows.size());
@@ -137,10 +158,11 @@ Result run(const Options& options) {
   file.tables.push_back(queries.table("full_entropy_queries", queries.full, n));
   file.tables.push_back(keys.table("full_entropy_keys", keys.full, n));
   file.tables.push_back(values.table("full_entropy_values", values.full, n));
-  // What EntropyWeight makes of them, for TableBudget.
+  // What EntropyWeight makes of them, for TableBudget, or what a replay says.
   std::vector<double> shares(static_cast<size_t>(shape.heads()), 1.0);
   const std::vector<lesskv::HeadEntropy> none(shares.size());
   lesskv::EntropyWeight{.table = {"", file}}.share(shape, none, shares);
+  if (options.kept > 0) shares = std::move(counts);
   file.tables.push_back({"shares", shape.layers, shape.kv_heads, std::move(shares)});
   return out;
 }

@@ -18,7 +18,8 @@ struct Options {
   Index context = 4096;            // tokens of a window
   Index windows = 1;               // of every text, one after the other
   Index truncation = 0;            // k; 0: a quarter of the channels
-  int progress = -1;               // file descriptor
+  double kept = 0;  // share of rows for which the table of shares is made, by replay; 0: by entropy
+  int progress = -1;  // file descriptor
 };
 
 struct Result {

@@ -2,7 +2,8 @@
 // calibrate: the entropies of a model's heads over texts, as a file that uncomp(table=FILE),
 // entropy(table=FILE) and table(file=FILE) read:
 //   calibrate --model "$(examples/get_model.sh)" --text book.txt --output model.calibration
-// With examples/progress.py --fd --progress-fd in front it draws a bar.
+// --kept 0.35 makes the table of shares by a replay of the texts (KVzip), at the share of rows at which
+// it will be used. With examples/progress.py --fd --progress-fd in front it draws a bar.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -26,6 +27,10 @@ int main(int argc, char** argv) {
   app.add_option("--truncation", options.truncation,
                  "largest eigenvalues that count; 0: a quarter of the channels")
       ->check(CLI::Range(0, 1 << 16));
+  app.add_option("--kept", options.kept,
+                 "makes the table of shares by replay: rows of each head that a cut over the whole "
+                 "model keeps, of this share of all rows")
+      ->check(CLI::Range(0.001, 0.999));
   app.add_option("--progress-fd", options.progress, "descriptor for progress lines")->group("");
   CLI11_PARSE(app, argc, argv);
   try {

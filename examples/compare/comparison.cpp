@@ -111,9 +111,13 @@ Report Comparison::run() {
 
 void Comparison::run_exact_passes() {
   progress_.start("exact passes", static_cast<long>(texts_.size() + key_texts_.size()));
+  const bool probes = std::any_of(policies_.begin(), policies_.end(),
+                                  [](const Policy& policy) { return policy.needs_probes(); });
   const auto run_text = [&](Text& text, engine::Run& run) {
     const std::span<const std::int32_t> tokens(text.document.tokens);
-    text.pass.push_back(exact_pass(run, tokens.first(static_cast<std::size_t>(options_.context))));
+    const auto context = tokens.first(static_cast<std::size_t>(options_.context));
+    text.pass.push_back(exact_pass(run, context));
+    if (probes) keep_probes(run, text.pass[0], engine::replay_chunks(tokenizer_, context));
     progress_.step();
   };
   // The first one alone, on one thread: its time is a figure of the report.
@@ -124,7 +128,7 @@ void Comparison::run_exact_passes() {
                  engine::Run& run = runs_[static_cast<std::size_t>(thread)];
                  if (i + 1 < texts_.size()) return run_text(texts_[i + 1], run);
                  KeyText& text = key_texts_[i + 1 - texts_.size()];
-                 text.pass.push_back(exact_pass(run, tokenizer_, text.context));
+                 text.pass.push_back(exact_pass(run, tokenizer_, text.context, probes));
                  progress_.step();
                });
   progress_.start("exact answers", static_cast<long>(texts_.size()));

@@ -34,7 +34,7 @@ DocumentResult evaluate_document(engine::Run& run, const Solved& solved, const P
                                  const DocumentTasks& tasks, const std::string& name,
                                  const Look& look) {
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
-  replay(pass.tensors, cache);
+  replay(pass, cache);
   cache.compress();
   DocumentResult out;
   out.document = name;
@@ -69,7 +69,7 @@ inline KeysFound evaluate_keys(engine::Run& run, const engine::Tokenizer& tokeni
                                const PassKeyContext& context,
                                Questions questions = Questions::both) {
   lesskv::AnyCache replayed = lesskv::make_cache(solved.spec, pass.exact.shape());
-  replay(pass.tensors, replayed);
+  replay(pass, replayed);
   lesskv::AnyCache compressed =
       questions == Questions::both ? replayed.fork() : std::move(replayed);
   compressed.compress();
@@ -107,7 +107,7 @@ inline Times measure_times(engine::Run& run, const Solved& solved, const Pass& p
   constexpr Index warm_up = 2, steps = 64;
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
   Times out;
-  out.compress_ms = timed_replay(pass.tensors, cache);
+  out.compress_ms = timed_replay(pass, cache);
   const Clock compressing;
   cache.compress();
   out.compress_ms += compressing.milliseconds();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <engine/replay.hpp>
 #include <engine/run.hpp>
 #include <lesskv/lesskv.hpp>
 #include <span>
@@ -75,6 +76,9 @@ struct Pass {
   lesskv::KVCache<> exact;
   Tensors tensors;
   double milliseconds = 0;
+  // A replay of the text, chunk by chunk, for policies that ask for probes; and what it took.
+  std::vector<Tensors> probes;
+  double probe_milliseconds = 0;
 
   explicit Pass(const lesskv::Shape& shape) : exact(shape), tensors(shape) {}
 };
@@ -87,6 +91,18 @@ inline std::span<const float> forward_and_keep(engine::Run& run, lesskv::KVCache
   engine::ForwardOptions options;
   options.on_tensors = [&](const engine::LayerTensors& part) { tensors.add(part); };
   return run.forward(exact, tokens, position, options);
+}
+
+// Chunks as replay_chunks() makes them.
+inline void keep_probes(engine::Run& run, Pass& pass,
+                        const std::vector<std::vector<std::int32_t>>& chunks) {
+  const Clock clock;
+  lesskv::KVCache<> again = pass.exact.fork();
+  engine::ForwardOptions options;
+  options.on_tensors = [&](const engine::LayerTensors& part) { pass.probes.back().add(part); };
+  engine::replay(run, again, chunks, pass.tensors.tokens(), options,
+                 [&](std::size_t) { pass.probes.emplace_back(pass.exact.shape()); });
+  pass.probe_milliseconds = clock.milliseconds();
 }
 
 inline Pass exact_pass(engine::Run& run, std::span<const std::int32_t> tokens) {
@@ -107,12 +123,29 @@ void replay(const Tensors& tensors, Cache& cache) {
   }
 }
 
+// The pass and, for policies that ask for them, its probes.
+template <class Cache>
+void show_probes(const Pass& pass, Cache& cache) {
+  if (!cache.needs_probes()) return;
+  for (const Tensors& chunk : pass.probes) {
+    cache.begin_probes();
+    replay(chunk, cache);
+    cache.end_probes();
+  }
+}
+template <class Cache>
+void replay(const Pass& pass, Cache& cache) {
+  replay(pass.tensors, cache);
+  show_probes(pass, cache);
+}
+
 // The same, and the time that looking at queries takes an engine which calls attend(). A policy that
 // gathers attention gets it there; what that adds is seen on every fifth layer, beside a cache
-// without policies, and taken five times.
+// without policies, and taken five times. Probes take the time of the replay.
 template <class Cache>
-double timed_replay(const Tensors& tensors, Cache& cache) {
+double timed_replay(const Pass& pass, Cache& cache) {
   constexpr int every = 5;
+  const Tensors& tensors = pass.tensors;
   const lesskv::Shape& shape = cache.shape();
   lesskv::KVCache<> bare(shape);
   std::vector<float> out(
@@ -137,7 +170,8 @@ double timed_replay(const Tensors& tensors, Cache& cache) {
       cache.observe(layer, queries);
     }
   }
-  return milliseconds;
+  show_probes(pass, cache);
+  return milliseconds + (cache.needs_probes() ? pass.probe_milliseconds : 0);
 }
 
 }  // namespace compare

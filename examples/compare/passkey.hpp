@@ -128,8 +128,9 @@ Index points_said(engine::Run& run, const engine::Tokenizer& tokenizer, Cache ca
 
 // The exact pass over a context, which keys it finds, and the tensors of their questions.
 inline Pass exact_pass(engine::Run& run, const engine::Tokenizer& tokenizer,
-                       PassKeyContext& context) {
+                       PassKeyContext& context, bool probes = false) {
   Pass pass = exact_pass(run, context.tokens);
+  if (probes) keep_probes(run, pass, engine::replay_chunks(tokenizer, context.tokens));
   const auto end = static_cast<Index>(context.tokens.size());
   for (PassKey& key : context.keys) {
     lesskv::KVCache<> asked = pass.exact.fork();

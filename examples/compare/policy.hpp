@@ -64,6 +64,13 @@ struct Policy {
   bool solves_fraction() const {
     return !spec.exact && spec.keep.fraction == 0 && (spec.judges_once() || !has_amount());
   }
+  // The text has to be replayed.
+  bool needs_probes() const {
+    const auto asks = [](lesskv::Need needs) { return lesskv::asks(needs, lesskv::Need::probes); };
+    return (spec.scorer && asks(spec.scorer->observe_needs())) ||
+           std::any_of(spec.budgeters.begin(), spec.budgeters.end(),
+                       [&](const auto& one) { return asks(one.traits().observe_needs); });
+  }
   const char* kind() const {
     if (is_exact()) return "exact";
     return spec.methods_named + int{spec.dtype.has_value()} < 2 ? "single" : "composition";
@@ -90,11 +97,20 @@ struct Variant {
 };
 
 // How many rows stay does not depend on which: with this scorer a cache is as large as with the one
-// it stands for, at none of its cost.
+// it stands for, at none of its cost. What that one gathers from queries counts, so it is shown them.
 struct StandIn {
   lesskv::AnyScorer like;
 
+  using State = lesskv::AnyScorer::State;
   static constexpr lesskv::Need needs = lesskv::Need::nothing;
+  lesskv::Need observe_needs() const {
+    return observes() ? lesskv::Need::queries | lesskv::Need::rope : lesskv::Need::nothing;
+  }
+  bool observes() const {
+    return like.observes() && lesskv::asks(like.observe_needs(), lesskv::Need::queries);
+  }
+  State make_state() const { return like.make_state(); }
+  void observe(const lesskv::Head& head, State& state) const { like.observe(head, state); }
   lesskv::detail::Reach reach() const { return like.reach(); }
   Index window_size() const { return like.window_size(); }
   int columns() const { return like.columns(); }
@@ -148,7 +164,7 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
     return [&, trying](double fraction) mutable {
       trying.keep.fraction = fraction;
       lesskv::AnyCache cache = lesskv::make_cache(trying, shape);
-      replay(pass.tensors, cache);
+      replay(pass, cache);
       cache.compress();
       smallest = std::min(smallest, cache.bytes());
       return out.spec.keep.tokens > 0 ? static_cast<std::size_t>(cache.stats().held)
@@ -244,6 +260,8 @@ inline std::string list_policies() {
       "shared=head|layer|model\n";
   out += "store     dtype=f32|f16|bf16\n";
   out += "exact     everything stays\n";
+  for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all)
+    out += std::string(recipe.name) + "  stands for " + std::string(recipe.text) + "\n";
   out += "keys, values  a codec for one side: keys(lm(bits=4))+values(lm(bits=3))\n";
   out +=
       "delete_heads  in front of a SPEC: heads left with nothing but pins answer as the head of "

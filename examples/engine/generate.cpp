@@ -10,6 +10,7 @@
 #include <iterator>
 #include <lesskv/any.hpp>
 
+#include "replay.hpp"
 #include "run.hpp"
 #include "sampler.hpp"
 #include "tokenizer.hpp"
@@ -81,6 +82,9 @@ void generate(const Arguments& arguments, const Model& model) {
   const Timer prefill;
   auto logits = arguments.drop.last_share < 1 ? run.prefill(cache, encoding.ids, 0, arguments.drop)
                                               : run.forward(cache, encoding.ids, 0);
+  const std::vector<float> behind_prompt(logits.begin(), logits.end());
+  if (cache.needs_probes()) replay(run, cache, replay_chunks(tokenizer, encoding.ids), position);
+  logits = behind_prompt;
   cache.compress();
   const double prefill_seconds = prefill.seconds();
 

@@ -27,6 +27,9 @@ inline lesskv::Shape cache_shape(const Model& model, lesskv::DType dtype = lessk
   shape.kv_heads = static_cast<int>(c.kv_heads);
   shape.head_dim = static_cast<int>(c.head_dim);
   shape.dtype = dtype;
+  lesskv::Rope rope;
+  rope.frequencies = model.frequencies();
+  shape.rope = rope;
   return shape;
 }
 

@@ -8,6 +8,7 @@
 #include "cache/spec.hpp"
 #include "codec/csr.hpp"
 #include "lesskv.hpp"
+#include "recipes.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 

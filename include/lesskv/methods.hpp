@@ -15,9 +15,11 @@
 #include "codec/int_code.hpp"
 #include "codec/kivi.hpp"
 #include "codec/lloyd_max.hpp"
+#include "score/expected_attention.hpp"
 #include "score/h2o.hpp"
 #include "score/key_norm.hpp"
 #include "score/keydiff.hpp"
+#include "score/kvzip.hpp"
 #include "score/lagkv.hpp"
 #include "score/random.hpp"
 #include "score/rank.hpp"
@@ -33,9 +35,9 @@ struct CSR;  // the one method that lesskv.hpp leaves out, for its size: codec/c
 template <class... Ps>
 struct MethodList {};
 
-using Methods = MethodList<AdaKV, Bits, CSR, EntropyWeight, GlobalCut<>, H2O, IntCode, KeyDiff,
-                           KeyNorm, KIVI, LagKV, LloydMax, PyramidKV, Random, SnapKV, StreamingLLM,
-                           TableBudget, TOVA, UNComp, ZigZagKV>;
+using Methods = MethodList<AdaKV, Bits, CSR, EntropyWeight, ExpectedAttention, GlobalCut<>, H2O,
+                           IntCode, KeyDiff, KeyNorm, KIVI, KVzip, LagKV, LloydMax, PyramidKV,
+                           Random, SnapKV, StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
 
 // Scorers made of Scorers, and of how many at least and at most.
 template <template <class...> class C, int least, int most>

@@ -60,6 +60,37 @@ TEST_F(CalibrateTest, EntropiesOfAllLayersAreThoseOfTheReference) {
   EXPECT_NE(calibrate::summary(result).find("correlation"), std::string::npos);
 }
 
+// The table of shares by replay: counts of rows, of a cut over all heads.
+TEST_F(CalibrateTest, SharesOfAReplay) {
+  const auto ids =
+      support::load_npy<std::int32_t>(std::string(LESSKV_TEST_DATA) + "/inputs/token_ids.npy");
+  const std::string text =
+      (std::filesystem::temp_directory_path() / ("lesskv_r" + std::to_string(getpid()) + ".i32"))
+          .string();
+  std::ofstream(text, std::ios::binary)
+      .write(reinterpret_cast<const char*>(ids.data.data()),
+             static_cast<std::streamsize>(4 * ids.data.size()));
+  calibrate::Options options;
+  options.model = std::getenv("LESSKV_TEST_MODEL");
+  options.texts = {text};
+  options.context = 512;
+  options.kept = 0.25;
+  const calibrate::Result result = calibrate::run(options);
+  std::filesystem::remove(text);
+  const lesskv::Calibration::Table* shares = result.file.find("shares");
+  ASSERT_TRUE(shares);
+  ASSERT_EQ(shares->values.size(), 90u);
+  double sum = 0, least = 512, most = 0;
+  for (const double rows : shares->values) {
+    sum += rows;
+    least = std::min(least, rows);
+    most = std::max(most, rows);
+  }
+  EXPECT_EQ(sum, 90 * 127);  // a quarter of the 508 behind the sinks
+  EXPECT_LT(least, 60);      // heads differ
+  EXPECT_GT(most, 250);
+}
+
 TEST_F(CalibrateTest, BadOptions) {
   calibrate::Options options;
   options.model = std::getenv("LESSKV_TEST_MODEL");

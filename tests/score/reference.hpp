@@ -37,7 +37,12 @@ struct Tensor {
 };
 
 inline Shape shape() {
-  return {.layers = 1, .query_heads = 9, .kv_heads = 3, .head_dim = 64, .dtype = DType::f16};
+  return {.layers = 1,
+          .query_heads = 9,
+          .kv_heads = 3,
+          .head_dim = 64,
+          .dtype = DType::f16,
+          .rope = Rope{.theta = 100000}};
 }
 
 inline std::vector<std::int32_t> positions(const std::vector<Position>& at) {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,11 +21,13 @@ namespace detail {
 
 struct LayerBook {
   std::vector<Ledger> heads;
-  std::int64_t next = 0;   // position of the next token
-  Index observed = 0;      // queries seen
-  Index judged_at = 0;     // rows seen at the last judgement
-  Index committed_at = 0;  // rows seen at the last commit
-  float scale = 0;         // of the attention logits; 0 before any query was seen
+  std::int64_t next = 0;         // position of the next token
+  Index observed = 0;            // queries seen
+  bool probed = false;           // probes were seen
+  std::int64_t probes_from = 0;  // while there are probes: the first position that is theirs
+  Index judged_at = 0;           // rows seen at the last judgement
+  Index committed_at = 0;        // rows seen at the last commit
+  float scale = 0;               // of the attention logits; 0 before any query was seen
   QueryWindow window;
   std::vector<Matrix>
       attention;  // the engine's own weights of the newest queries, per head, until the next commit
@@ -50,8 +53,10 @@ struct Books {
   std::vector<AnyStates> states;
   std::vector<int> first_column;  // of each policy, in the ledgers
   int columns = 0;
-  Index window = 0;  // queries to hold: the most that any policy still asks for
+  Index window = 0;      // queries to hold: the most that any policy still asks for
+  bool probing = false;  // rows and queries that come are probes
   Executor executor;
+  std::shared_ptr<const Rotation> rotation;  // if a policy asks for it
 
   Books(const Shape& s, const Keep* amount, std::vector<AnyPolicy> p);
 
@@ -69,6 +74,7 @@ struct Books {
 
   // Bytes of all states.
   std::size_t state_bytes() const;
+  std::size_t rotation_bytes() const { return rotation ? rotation->bytes() : 0; }
 
   // Policy i measured every layer. Rows of a layer that holds none yet may still come.
   bool measured(std::size_t i) const;
@@ -128,6 +134,8 @@ struct Books {
   void demand_window(int layer, bool queries = false) const;
   // Fails unless every token of the layer was observed.
   void demand_all(int layer) const;
+  // Fails unless probes of the layer were seen.
+  void demand_probes(int layer) const;
 };
 
 }  // namespace detail

@@ -74,6 +74,14 @@ class AnyCache {
   // queries computes it.
   bool wants_attention() const { return planner_.wants_attention(); }
 
+  // Probes: queries that are no part of the sequence, of a replay of the context for instance. What is
+  // appended, attended and observed in between are theirs: policies that ask for probes (KVzip) see
+  // their attention over the rows held and over their own, all others see nothing of them. At the end
+  // their rows are gone and all else is as before. Meanwhile there is no compress() and no truncate().
+  void begin_probes() { planner_.begin_probes(); }
+  void end_probes();
+  bool needs_probes() const { return planner_.needs_probes(); }
+
   // Attention weights of any queries [token, query_head, head_dim] over the rows held by one KV
   // head: [tokens * group, rows], query-major, then query head; each row sums to 1. Causal by
   // position; the queries are those of the newest rows unless positions are given. Changes nothing.

@@ -59,6 +59,16 @@ struct Ledger {
     for (auto& column : columns) column.resize(uz(rows));
   }
 
+  // Gives room back that many rows more had taken.
+  void trim() {
+    const std::size_t most = uz(round_up(rows(), 64) + 64);
+    const auto one = [&](auto& v) {
+      if (v.capacity() > most) v.shrink_to_fit();
+    };
+    one(positions);
+    for (auto& column : columns) one(column);
+  }
+
   // First row whose position is not below p.
   Index find(std::int64_t p) const {
     return std::lower_bound(positions.begin(), positions.end(), p,

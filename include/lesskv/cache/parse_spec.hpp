@@ -17,6 +17,7 @@
 
 #include "../codec/csr.hpp"
 #include "../methods.hpp"
+#include "../recipes.hpp"
 #include "spec.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -85,6 +86,47 @@ inline std::vector<SpecPart> split_spec(std::string_view spec) {
     ++at;
   }
   return parts;
+}
+
+// A recipe's name becomes the parts that it stands for. What a keep(...) beside it says goes before what
+// the recipe says; an amount takes the place of its fraction.
+inline std::vector<SpecPart> expand_recipes(std::vector<SpecPart> parts) {
+  const recipes::Recipe* found = nullptr;
+  SpecPart keep{"keep", {}};
+  std::vector<SpecPart> recipe, out;
+  int keeps = 0;
+  for (const SpecPart& part : parts) {
+    const recipes::Recipe* one = recipes::find(part.name);
+    if (part.name == "keep") {
+      keep = part;
+      ++keeps;
+    } else if (!one) {
+      out.push_back(part);
+    } else {
+      if (found) fail("spec: two recipes, ", found->name, " and ", one->name, "; name one");
+      if (!part.arguments.empty())
+        fail("spec: ", part.name, " takes no parameters; keep(...) beside it says what differs");
+      found = one;
+      recipe = split_spec(one->text);
+    }
+  }
+  if (!found || keeps > 1) return parts;
+  const auto says = [&](std::string_view key) {
+    return std::any_of(keep.arguments.begin(), keep.arguments.end(),
+                       [&](const auto& argument) { return argument.first == key; });
+  };
+  const bool amount = says("fraction") || says("tokens") || says("bytes");
+  for (SpecPart& part : recipe) {
+    if (part.name != "keep") {
+      out.push_back(std::move(part));
+      continue;
+    }
+    for (auto& argument : part.arguments)
+      if (!says(argument.first) && !(amount && argument.first == "fraction"))
+        keep.arguments.push_back(std::move(argument));
+  }
+  out.insert(out.begin(), std::move(keep));
+  return out;
 }
 
 // Numbers of edits between two words, for "did you mean".
@@ -488,7 +530,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
   Keep published;
   CodecSides sides;
   bool sinks = false, recent = false, kept = false;
-  for (const SpecPart& part : split_spec(text)) {
+  for (const SpecPart& part : expand_recipes(split_spec(text))) {
     if (part.name == "keep") {
       if (kept) fail("spec: two keep(...) parts; say once how much to keep");
       kept = true;
@@ -523,6 +565,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
       std::vector<std::string> known{"exact", "keep",   "store",
                                      "keys",  "values", std::string(Ps::name)...};
       for (const MethodInfo& one : {info_of(Cs{})...}) known.push_back(one.name);
+      for (const recipes::Recipe& one : recipes::all) known.emplace_back(one.name);
       fail_unknown("name", part.name, known);
     }
   }

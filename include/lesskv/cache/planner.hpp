@@ -47,8 +47,11 @@ class AnyPlanner {
   Position exact_from() const;
   // A policy of this planner looks at queries or attention: observe() must be called.
   bool needs_queries() const;
-  // A policy looks at the attention of every query (H2O).
+  // A policy looks at the attention of every query (H2O); between begin_probes() and end_probes(), of
+  // probes.
   bool wants_attention() const;
+  // A policy looks at the attention of probes (KVzip): there must be some before plan().
+  bool needs_probes() const;
 
   // `tokens` rows were written to every head of a layer. Positions ascend and lie behind those
   // already there; gaps are allowed (tokens that never reached this layer).
@@ -66,6 +69,13 @@ class AnyPlanner {
   // then query head; every row sums to 1 over the rows held. Its queries are those of the newest w
   // tokens. Call it for every head.
   void observe(int layer, int head, const Rows& attention);
+
+  // What is appended and observed in between are probes: queries that are no part of the sequence, of
+  // a replay of the context for instance. Policies that ask for probes see their attention over the
+  // rows held and their own rows; all others see nothing of them. At the end their rows are gone and
+  // all else is as before. Meanwhile there is no plan() and no truncate().
+  void begin_probes();
+  void end_probes();
 
   // Attention weights of any queries [token, query head, channel] over the rows held by one KV
   // head: [tokens * group, rows], query-major, then query head. Causal by position; a row sums to
@@ -141,6 +151,7 @@ class AnyPlanner {
   Index judged_rows(int layer, int head) const;
   const std::uint32_t* position_data(int layer, int head) const;
   void check_layer(int layer) const;
+  void check_no_probes() const;
   void check_append(int layer, Index tokens, std::span<const Position> positions) const;
   void check_queries(int layer, const float* queries, Index tokens) const;
   // Queries as f32 [token][query_head][head_dim], checked.

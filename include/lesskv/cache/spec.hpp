@@ -9,7 +9,8 @@
 // "maxrank(h2o(age_normalised=true), keydiff, offsets=0:-0.04) + globalcut(by=keydiff)" names
 // scorers inside others, "keys(lm(bits=5)) + values(lm(bits=3))" a codec for each side. Spaces are
 // ignored. `keep` takes the fields of Keep (bytes with k, M, G; shared=head, layer or
-// model); `store` takes dtype=f32, f16 or bf16; every other name is a method of methods.hpp. What
+// model); `store` takes dtype=f32, f16 or bf16; every other name is a method of methods.hpp, or one of
+// recipes.hpp, which stands for its text: "keep(bytes=12M) + attention_8x". What
 // the user does not say about sinks and recent rows is filled in from the method's published pins.
 #pragma once
 

@@ -322,7 +322,7 @@ concept Cascading = Budgeter<P> &&
 };
 
 // Optional for any policy: sees every block of new queries (with Need::queries) or their attention
-// (Need::attention).
+// (Need::attention); with Need::probes, and Head::probes set, the attention of probes.
 template <class P>
 concept Observer = requires(const P p, const Head& head, state_of<P>& state) {
   p.observe(head, state);

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "rope.hpp"
 #include "types.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -29,7 +30,9 @@ enum class Need : unsigned {
   values = 2,
   queries = 4,
   attention = 8,
-  scores = 16
+  scores = 16,
+  rope = 32,   // Shape::rope must be given
+  probes = 64  // attention of probes, in observe(): queries that are no part of the sequence
 };
 constexpr Need operator|(Need a, Need b) {
   return static_cast<Need>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
@@ -40,9 +43,10 @@ constexpr bool asks(Need all, Need one) {
 
 struct Head {
   int layer = 0;
-  int head = 0;    // KV head
-  int group = 1;   // query heads that read it
-  Index step = 0;  // the next position of the sequence: seeds noise, gives rows their age
+  int head = 0;         // KV head
+  int group = 1;        // query heads that read it
+  bool probes = false;  // in observe(): the queries are probes; rows at `step` and later are theirs
+  Index step = 0;       // the next position of the sequence: seeds noise, gives rows their age
   // Rows shown: all rows of the head, or for a scorer with Chunks reach the chunk and what is ahead
   // of it. Position order.
   std::span<const Position> positions = {};
@@ -55,6 +59,7 @@ struct Head {
   Rows attention =
       make_rows(nullptr, 0, 0, 0);  // [w * group, rows], with Need::attention; each row sums to 1
   std::span<const Position> query_positions = {};  // of the w queries
+  const Rotation* rotation = nullptr;              // of keys and queries, with Need::rope
   std::span<const float> scores = {};  // of rows [first, last), for a Budgeter with Need::scores
   std::vector<float>* column_data =
       nullptr;              // this policy's columns, each with a float per row of the head

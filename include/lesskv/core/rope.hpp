@@ -69,6 +69,20 @@ class Rotation {
   // Turns it back.
   void undo(float* key, Position position) const { turn(key, position, -1.f); }
 
+  // Turns one key by angles whose cosines and sines are at hand, [width / 2] each.
+  template <class T>
+  void apply(T* key, const T* cosine, const T* sine) const {
+    for (int i = 0; i < pairs(); ++i) {
+      T &x = key[first_of(i)], &y = key[second_of(i)];
+      const T turned = x * cosine[i] - y * sine[i];
+      y = y * cosine[i] + x * sine[i];
+      x = turned;
+    }
+  }
+  // The two channels of pair i.
+  int first_of(int i) const { return interleaved() ? 2 * i : i; }
+  int second_of(int i) const { return interleaved() ? 2 * i + 1 : i + pairs(); }
+
   // cos and sin of a position, [width / 2] each.
   void angles(Position position, float* cosine, float* sine) const {
     std::int64_t rest = to_int(position);
@@ -108,13 +122,8 @@ class Rotation {
       angle.resize(static_cast<std::size_t>(width_));
     float *cosine = angle.data(), *sine = cosine + pairs();
     angles(position, cosine, sine);
-    const int apart = layout_ == Rope::Layout::half_split ? pairs() : 1;
-    const int step = layout_ == Rope::Layout::half_split ? 1 : 2;
-    for (int i = 0; i < pairs(); ++i) {
-      const float x = key[i * step], y = key[i * step + apart], s = direction * sine[i];
-      key[i * step] = x * cosine[i] - y * s;
-      key[i * step + apart] = y * cosine[i] + x * s;
-    }
+    for (int i = 0; i < pairs(); ++i) sine[i] *= direction;
+    apply(key, cosine, sine);
   }
 
   std::vector<double> frequencies(const Rope& rope) const {

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 #include <string>
 
 #include "error.hpp"
+#include "rope.hpp"
 #include "types.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -18,6 +20,9 @@ struct Shape {
   int head_dim = 64;         // channels of a key and a query
   int value_dim = 0;         // channels of a value; 0: as head_dim
   DType dtype = DType::f16;  // how rows are stored; converted once, at append
+  // How keys and queries were rotated before they came; for policies that look at them as they were
+  // (Need::rope).
+  std::optional<Rope> rope = {};
 
   int heads() const { return layers * kv_heads; }
   int group() const { return query_heads / kv_heads; }

@@ -105,7 +105,9 @@ struct Parts {
     each([&](auto index, const auto& part, int column) {
       using P = std::decay_t<decltype(part)>;
       if constexpr (Observer<P>)
-        if (lesskv::observes(part))
+        if (lesskv::observes(part) &&
+            asks(observe_needs_of(part),
+                 head.probes ? Need::probes : Need::attention | Need::queries))
           part.observe(head_of_part(part, head, column),
                        std::get<decltype(index)::value>(state.of));
     });

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// Recipes by name: what they stand for, what may be said beside them, and that they hold no more than
+// they promise.
+#include <gtest/gtest.h>
+
+#include <lesskv/any.hpp>
+
+#include "support.hpp"
+
+namespace {
+
+using namespace support;
+
+const Shape shape{.layers = 2, .query_heads = 6, .kv_heads = 2, .head_dim = 64, .rope = Rope{}};
+
+TEST(Recipes, EachIsACacheOfItsSize) {
+  const Index tokens = 2048;
+  const std::vector<Tensors> text = tensors(shape, tokens, 1), others = tensors(shape, 64, 2);
+  KVCache<> exact(shape);
+  feed(exact, text, 0, tokens);
+  for (const recipes::Recipe& recipe : recipes::all) {
+    SCOPED_TRACE(recipe.name);
+    AnyCache cache = make_cache(recipe.name, shape);
+    EXPECT_EQ(cache.needs_probes(), recipe.name.starts_with("replay"));
+    if (recipe.name.starts_with("kv"))
+      for (int l = 0; l < shape.layers; ++l)  // no queries, no attention
+        cache.append(l, text[std::size_t(l)].k(0, tokens), text[std::size_t(l)].v(0, tokens));
+    else
+      feed(cache, text, 0, tokens);
+    if (cache.needs_probes()) {
+      cache.begin_probes();
+      feed(cache, others, 0, 64);
+      cache.end_probes();
+    }
+    cache.compress();
+    const double reached = double(exact.bytes()) / double(cache.bytes());
+    EXPECT_GE(reached, 0.98 * recipe.compression);
+    EXPECT_LE(reached, 1.12 * recipe.compression);
+  }
+}
+
+TEST(Recipes, NamesAreFoundAndDiffer) {
+  for (const recipes::Recipe& one : recipes::all) {
+    EXPECT_EQ(recipes::find(one.name), &one);
+    EXPECT_EQ(parse_spec(one.name).to_string(), parse_spec(one.text).to_string());
+    for (const recipes::Recipe& other : recipes::all)
+      if (&one != &other) {
+        EXPECT_NE(one.name, other.name);
+        EXPECT_NE(one.text, other.text);
+      }
+  }
+  EXPECT_EQ(recipes::find("lagkv"), nullptr);
+}
+
+TEST(Recipes, WhatIsSaidBesideThemGoesFirst) {
+  const std::string_view name = recipes::all[0].name;
+  const auto with = [&](const std::string& more) {
+    return parse_spec(more + "+" + std::string(name)).keep;
+  };
+  const Keep own = parse_spec(name).keep;
+  EXPECT_GT(own.fraction, 0);
+  EXPECT_EQ(with("keep(fraction=0.01)").fraction, 0.01);
+  EXPECT_EQ(with("keep(fraction=0.01)").recent, own.recent);
+  EXPECT_EQ(with("keep(bytes=1M)").fraction, 0);
+  EXPECT_EQ(with("keep(bytes=1M)").bytes, std::size_t{1} << 20);
+  EXPECT_EQ(with("keep(tokens=500)").tokens, 500);
+  EXPECT_EQ(with("keep(sinks=7)").fraction, own.fraction);
+  EXPECT_EQ(with("keep(sinks=7)").sinks, 7);
+}
+
+TEST(Recipes, SayWhatIsWrong) {
+  const std::string name(recipes::all[0].name), other(recipes::all[1].name);
+  const auto message = [](const std::string& text) {
+    return message_of([&] { parse_spec(text); });
+  };
+  EXPECT_NE(message(name + "+" + other).find("two recipes"), std::string::npos);
+  EXPECT_NE(message(name + "(x=1)").find("no parameters"), std::string::npos);
+  EXPECT_NE(message("keep(sinks=1)+keep(sinks=2)+" + name).find("two keep"), std::string::npos);
+  EXPECT_NE(message(name + "+h2o").find("two policies"), std::string::npos);
+  EXPECT_NE(message(name.substr(0, name.size() - 1)).find("did you mean '" + name + "'"),
+            std::string::npos);
+}
+
+}  // namespace
