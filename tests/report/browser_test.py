@@ -52,7 +52,7 @@ class InABrowser(unittest.TestCase):
         click = ("<script>const table = document.querySelector('#table-all_rows');"
                  "const heads = [...table.tHead.rows[0].cells];"
                  "const at = heads.findIndex(head => head.textContent === 'KLD');"
-                 "const seen = () => [...table.tBodies[0].rows].map(row => row.cells[at].dataset.value ?? '-').join(' ');"
+                 "const seen = () => [...table.tBodies[0].rows].map(row => row.cells[at]?.dataset.value ?? '-').join(' ');"
                  "heads[at].firstChild.click(); document.body.dataset.up = seen();"
                  "heads[at].firstChild.click(); document.body.dataset.down = seen();"
                  "document.body.dataset.sort = heads[at].getAttribute('aria-sort');</script></body>")
