@@ -19,9 +19,11 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <lesskv/cache/head_store.hpp>
 #include <lesskv/cache/kv_cache.hpp>
 #include <lesskv/codec/int_code.hpp>
 #include <lesskv/codec/lloyd_max.hpp>
+#include <lesskv/core/select.hpp>
 #include <lesskv/score/key_norm.hpp>
 #include <lesskv/score/lagkv.hpp>
 #include <memory>
