@@ -8,7 +8,7 @@
 #   examples/run.sh --sweep [the same] [--output DIR] [--needles N] [--long-keys N]...
 #   examples/run.sh --report [--output DIR] [--context N]
 #
-#   --quick          one document of 2048 tokens instead of three of 4096, one text with pass keys, 4x and 8x only
+#   --quick          one document of 2048 tokens instead of three of 4096, 192 tokens scored, one text with pass keys, 4x and 8x
 #   --model FILE     any Llama-architecture GGUF (F32, F16, BF16, Q8_0, Q4_0, Q4_1); default: SmolLM2-135M-Instruct
 #   --text FILE      UTF-8 text, or token ids (.i32: int32, little-endian); default: prose, old prose and code from Debian
 #   --context N      tokens that are compressed                                                    (4096)
@@ -44,7 +44,7 @@ cache=${LESSKV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LESSKV_CACHE}/.cache
 
 # Only what changes what is fetched is looked at here; the program checks all of it.
 quick=false held_out=false list=false model="" texts=false context=false dictionary="" train=false policies=false keys=false
-compressions=false sweep=false report=false output=$root/build/sweep context_value=""
+compressions=false score=false sweep=false report=false output=$root/build/sweep context_value=""
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -63,6 +63,7 @@ while [ $# -gt 0 ]; do
     --text | --text=*) texts=true ;;
     --context) context=true context_value=${2:-} ;;
     --context=*) context=true context_value=${1#*=} ;;
+    --score | --score=*) score=true ;;
     --passkey | --passkey=*) keys=true ;;
     --compression | --compression=*) compressions=true ;;
     --policy=list) list=true ;;
@@ -134,6 +135,7 @@ fi
 if $quick && ! $context; then arguments+=(--context 2048); fi
 if $quick && ! $compressions; then arguments+=(--compression 4 --compression 8); fi
 if $quick && ! $keys; then arguments+=(--passkey 1); fi
+if $quick && ! $sweep && ! $score; then arguments+=(--score 192); fi
 if $sweep; then
   mkdir -p "$output"
   arguments+=(--sweep "$output/records.jsonl")
