@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Recipes: compositions that won on development texts, one for a ratio of bytes and a need. A name
-// stands for its text wherever policies are given as text:
+// Recipes: compositions by name, one for a ratio of bytes and a need. A name stands for its text
+// wherever policies are given as text:
 //
 //   AnyCache cache = make_cache("attention_8x", shape);
 //   AnyCache other = make_cache("keep(bytes=12M) + attention_8x", shape);   // another amount, or pins
@@ -9,8 +9,8 @@
 //   attention_*  queries, or the attention itself, through attend() or observe()
 //   replay_*     these, and probes: the context read once more (KVzip)
 //
-// examples/methods/recipes.md has model, texts and figures, on texts that took part in no choice too,
-// and the commands that print them.
+// examples/methods/recipes.md says where they come from, what was chosen on which texts and what was
+// not, and the commands that print their figures.
 #pragma once
 
 #include <string_view>

@@ -21,15 +21,22 @@ class CalibrateTest : public testing::Test {
   }
 };
 
-TEST_F(CalibrateTest, EntropiesOfAllLayersAreThoseOfTheReference) {
-  const std::string data = LESSKV_TEST_DATA;
-  const auto ids = support::load_npy<std::int32_t>(data + "/inputs/token_ids.npy");
+// The token ids of the test data as a file; the caller removes it.
+std::string write_text() {
+  const auto ids =
+      support::load_npy<std::int32_t>(std::string(LESSKV_TEST_DATA) + "/inputs/token_ids.npy");
   const std::string text =
       (std::filesystem::temp_directory_path() / ("lesskv_" + std::to_string(getpid()) + ".i32"))
           .string();
   std::ofstream(text, std::ios::binary)
       .write(reinterpret_cast<const char*>(ids.data.data()),
              static_cast<std::streamsize>(4 * ids.data.size()));
+  return text;
+}
+
+TEST_F(CalibrateTest, EntropiesOfAllLayersAreThoseOfTheReference) {
+  const std::string data = LESSKV_TEST_DATA;
+  const std::string text = write_text();
   calibrate::Options options;
   options.model = std::getenv("LESSKV_TEST_MODEL");
   options.texts = {text};
@@ -62,14 +69,7 @@ TEST_F(CalibrateTest, EntropiesOfAllLayersAreThoseOfTheReference) {
 
 // The table of shares by replay: counts of rows, of a cut over all heads.
 TEST_F(CalibrateTest, SharesOfAReplay) {
-  const auto ids =
-      support::load_npy<std::int32_t>(std::string(LESSKV_TEST_DATA) + "/inputs/token_ids.npy");
-  const std::string text =
-      (std::filesystem::temp_directory_path() / ("lesskv_r" + std::to_string(getpid()) + ".i32"))
-          .string();
-  std::ofstream(text, std::ios::binary)
-      .write(reinterpret_cast<const char*>(ids.data.data()),
-             static_cast<std::streamsize>(4 * ids.data.size()));
+  const std::string text = write_text();
   calibrate::Options options;
   options.model = std::getenv("LESSKV_TEST_MODEL");
   options.texts = {text};
