@@ -6,7 +6,7 @@
 
 #include <lesskv/budget/rows_for_output.hpp>
 
-namespace {
+namespace analysis_test {
 
 using namespace budget_test;
 
@@ -121,4 +121,4 @@ TEST(Profile, GivesTheBudgetsItWasMeasuredFrom) {
   EXPECT_EQ(run({.profile = mean_lmba(samples)}).first, measured.first);
 }
 
-}  // namespace
+}  // namespace analysis_test

@@ -6,7 +6,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace budgets_test {
 
 using namespace budget_test;
 using reference::path;
@@ -285,4 +285,4 @@ TEST(Budgets, BadParametersAreNamed) {
   EXPECT_NE(message(GlobalCut<SnapKV>{.by = {.pool = 2}}).find("SnapKV::pool"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace budgets_test

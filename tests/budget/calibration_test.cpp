@@ -7,7 +7,7 @@
 #include <fstream>
 #include <lesskv/any.hpp>
 
-namespace {
+namespace calibration_test {
 
 using namespace lesskv;
 
@@ -171,4 +171,4 @@ TEST(Calibration, BudgetsReadItInTheTextForm) {
                "none of queries, keys, values");
 }
 
-}  // namespace
+}  // namespace calibration_test

@@ -6,7 +6,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace cascade_test {
 
 using namespace budget_test;
 
@@ -148,4 +148,4 @@ TEST(Cascade, NotAllowedIsOneClearError) {
   expect(message_of([&] { cache.compress(8); }), "layer: 8");
 }
 
-}  // namespace
+}  // namespace cascade_test

@@ -6,7 +6,7 @@
 
 #include "cache/support.hpp"
 
-namespace {
+namespace head_deletion_test {
 
 using namespace lesskv;
 
@@ -67,4 +67,4 @@ TEST(HeadDeletion, BadArguments) {
   EXPECT_THROW(stand_ins(cache, 0, std::vector<int>{1}, 0), Error);
 }
 
-}  // namespace
+}  // namespace head_deletion_test

@@ -11,7 +11,7 @@
 #include "cache/support.hpp"
 #include "score/reference.hpp"
 
-namespace {
+namespace matrix_entropy_test {
 
 using namespace lesskv;
 using detail::uz;
@@ -341,4 +341,4 @@ TEST(UnitMoments, IsCloseToTheReferenceOnRealQueries) {
   EXPECT_GT(x.dot(y) / x.norm() / y.norm(), 0.99);
 }
 
-}  // namespace
+}  // namespace matrix_entropy_test

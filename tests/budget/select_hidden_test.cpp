@@ -9,7 +9,7 @@
 
 #include "support/npy.hpp"
 
-namespace {
+namespace select_hidden_test {
 
 using namespace lesskv;
 using Tokens = std::vector<std::int32_t>;
@@ -204,4 +204,4 @@ TEST(StageBudgets, BadArgumentsNameThemselves) {
   EXPECT_NE(stages({3, 3}, {100, 7}).find("always stay"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace select_hidden_test

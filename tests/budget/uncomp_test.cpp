@@ -8,7 +8,7 @@
 #include "cache/support.hpp"
 #include "score/reference.hpp"
 
-namespace {
+namespace uncomp_test {
 
 using namespace lesskv;
 using detail::uz;
@@ -504,4 +504,4 @@ TEST(UNComp, EvictionGoesOnAtConstantLength) {
   }
 }
 
-}  // namespace
+}  // namespace uncomp_test

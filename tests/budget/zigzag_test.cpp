@@ -7,7 +7,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace zigzag_test {
 
 using namespace budget_test;
 using reference::path;
@@ -316,4 +316,4 @@ TEST(ZigZag, BadParametersAreNamed) {
   EXPECT_EQ(cache.size(0, 0), 200);
 }
 
-}  // namespace
+}  // namespace zigzag_test

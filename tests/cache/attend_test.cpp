@@ -6,7 +6,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace attend_test {
 
 using namespace support;
 
@@ -259,4 +259,4 @@ TEST(Views, AReaderReplacesTheArithmetic) {
   EXPECT_EQ(cache.keys(0, 0)(2, 3), 23.f);
 }
 
-}  // namespace
+}  // namespace attend_test

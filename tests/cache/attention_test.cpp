@@ -6,7 +6,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace attention_test {
 
 using namespace support;
 
@@ -191,4 +191,4 @@ TEST(Attention, BadArgumentsAreErrors) {
   EXPECT_THROW(cache.attention(0, 0, view(queries)), Error);
 }
 
-}  // namespace
+}  // namespace attention_test

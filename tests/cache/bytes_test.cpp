@@ -66,7 +66,7 @@ void operator delete[](void* p, std::size_t, std::align_val_t a) noexcept {
   release(p, static_cast<std::size_t>(a));
 }
 
-namespace {
+namespace bytes_test {
 
 using namespace support;
 
@@ -278,4 +278,4 @@ TEST(Bytes, ForksShareTheirBlocks) {
   EXPECT_EQ(branch.keys(3, 1), trunk.keys(3, 1));
 }
 
-}  // namespace
+}  // namespace bytes_test

@@ -10,7 +10,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace codec_test {
 
 using namespace support;
 
@@ -260,4 +260,4 @@ TEST(CodedCache, ThreadsChangeNothing) {
   EXPECT_EQ(run(false), run(true));
 }
 
-}  // namespace
+}  // namespace codec_test

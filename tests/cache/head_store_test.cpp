@@ -10,7 +10,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace head_store_test {
 
 using namespace support;
 using detail::HeadStore;
@@ -188,4 +188,4 @@ TEST(HeadStore, BlocksOfOnePromptLieInOneStretch) {
     ASSERT_LT((keys.row(i) - rows.row(i % 64)).cwiseAbs().maxCoeff(), 2e-3f) << i;
 }
 
-}  // namespace
+}  // namespace head_store_test

@@ -8,7 +8,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace laws_test {
 
 using namespace support;
 
@@ -433,4 +433,4 @@ TEST(Threads, LayersMayBeFedAtTheSameTimeAndAnExecutorChangesNothing) {
   EXPECT_EQ(all_positions(serial), all_positions(parallel));
 }
 
-}  // namespace
+}  // namespace laws_test

@@ -9,7 +9,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace measure_test {
 
 using namespace support;
 
@@ -262,4 +262,4 @@ TEST(Measure, TheWindowOfQueriesIsFreedOnceItWasMeasured) {
   EXPECT_NO_THROW(cache.compress());  // nothing new to judge
 }
 
-}  // namespace
+}  // namespace measure_test

@@ -8,7 +8,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace planner_test {
 
 using namespace support;
 
@@ -234,4 +234,4 @@ TEST(MoveRows, WrongRowsMoveNothing) {
   }
 }
 
-}  // namespace
+}  // namespace planner_test

@@ -7,7 +7,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace probes_test {
 
 using namespace support;
 
@@ -286,4 +286,4 @@ TEST(Probes, OfAPlanner) {
   for (int h = 0; h < 2; ++h) EXPECT_EQ(planner.positions(1, h), cache.positions(1, h));
 }
 
-}  // namespace
+}  // namespace probes_test

@@ -7,7 +7,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace recipes_test {
 
 using namespace support;
 
@@ -81,4 +81,4 @@ TEST(Recipes, SayWhatIsWrong) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace recipes_test

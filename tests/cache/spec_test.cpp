@@ -5,7 +5,7 @@
 #include <lesskv/any.hpp>
 #include <random>
 
-namespace {
+namespace spec_test {
 
 using namespace lesskv;
 
@@ -201,4 +201,4 @@ TEST(Methods, TakeTheDefaultsThatTheListPrints) {
   }
 }
 
-}  // namespace
+}  // namespace spec_test

@@ -12,7 +12,7 @@
 
 #include "support/npy.hpp"
 
-namespace {
+namespace calibrate_test {
 
 class CalibrateTest : public testing::Test {
  protected:
@@ -104,4 +104,4 @@ TEST_F(CalibrateTest, BadOptions) {
   }
 }
 
-}  // namespace
+}  // namespace calibrate_test

@@ -8,7 +8,7 @@
 
 #include "cache/support.hpp"
 
-namespace {
+namespace bits_test {
 
 using namespace support;
 
@@ -168,4 +168,4 @@ TEST(Bits, QueriesMustBeSeen) {
   EXPECT_LT(double((cache.keys(0, 0) - all[0].keys.leftCols(32)).cwiseAbs().maxCoeff()), 0.01);
 }
 
-}  // namespace
+}  // namespace bits_test

@@ -4,7 +4,7 @@
 
 #include "csr_support.hpp"
 
-namespace {
+namespace csr_spec_test {
 
 using namespace csr;
 
@@ -52,4 +52,4 @@ TEST(CSR, TextForm) {
   expect_says(error("csr(dictionary=/nowhere)"), "CSR::dictionary: /nowhere: ");
 }
 
-}  // namespace
+}  // namespace csr_spec_test

@@ -8,7 +8,7 @@
 
 #include "csr_support.hpp"
 
-namespace {
+namespace csr_test {
 
 using namespace csr;
 
@@ -440,4 +440,4 @@ TEST(CSRCache, BadInput) {
   expect_says(message_of([&] { Dictionaries{file.path}; }), "checksum");
 }
 
-}  // namespace
+}  // namespace csr_test

@@ -11,7 +11,7 @@
 
 #include "cache/support.hpp"
 
-namespace {
+namespace kivi_test {
 
 using namespace lesskv;
 using detail::uz;
@@ -129,4 +129,4 @@ TEST(Kivi, BadParametersAreNamed) {
   EXPECT_THROW((KIVI{.group = 7}.check()), Error);
 }
 
-}  // namespace
+}  // namespace kivi_test

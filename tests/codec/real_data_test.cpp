@@ -11,7 +11,7 @@
 #include "oracle/rate_distortion.hpp"
 #include "support/real_layers.hpp"
 
-namespace {
+namespace real_data_test {
 
 using support::CodeError;
 using support::RealHeads;
@@ -134,4 +134,4 @@ TEST(RealData, ExactSinksHalveTheErrorOfCodesWithAMean) {
   EXPECT_LT(error_of("lm(bits=4)", 4).output, 0.7 * error_of("lm(bits=4,mean=false)", 4).output);
 }
 
-}  // namespace
+}  // namespace real_data_test

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace scalar_test {
 
 using namespace lesskv;
 using detail::AlignedDelete;
@@ -388,4 +388,4 @@ TEST(ScalarCode, BadParametersNameTheArgument) {
   EXPECT_EQ(message(LloydMax{.bits = 6}), "");
 }
 
-}  // namespace
+}  // namespace scalar_test

@@ -6,7 +6,7 @@
 
 #include "sparse_support.hpp"
 
-namespace {
+namespace sparse_codec_test {
 
 using namespace sparse;
 
@@ -295,4 +295,4 @@ TEST(SparseCodec, BadInput) {
   expect(message_of([&] { codec.encode(rows.data(), 65, out.data()); }), "SparseCodec::rows");
 }
 
-}  // namespace
+}  // namespace sparse_codec_test

@@ -7,7 +7,7 @@
 
 #include "sparse_support.hpp"
 
-namespace {
+namespace sparse_file_test {
 
 using namespace sparse;
 
@@ -205,4 +205,4 @@ TEST(DictionaryFile, SaysWhatIsWrong) {
   expect(message_of([&] { example().keys(3); }), "DictionarySet::layer is 3");
 }
 
-}  // namespace
+}  // namespace sparse_file_test

@@ -6,7 +6,7 @@
 
 #include "sparse_support.hpp"
 
-namespace {
+namespace sparse_pursuit_test {
 
 using namespace sparse;
 
@@ -324,4 +324,4 @@ TEST(Dictionary, BadInput) {
   EXPECT_NE(message_of([&] { Dictionary(8, 4, atoms.data()); }).find("atom 1"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace sparse_pursuit_test

@@ -9,7 +9,7 @@
 
 #include "support/npy.hpp"
 
-namespace {
+namespace comparison_test {
 
 using namespace compare;
 
@@ -233,4 +233,4 @@ TEST_F(ComparisonTest, WrongInputIsNamed) {
   EXPECT_NE(error_of(wrong).find("document.i32"), std::string::npos) << error_of(wrong);
 }
 
-}  // namespace
+}  // namespace comparison_test

@@ -7,7 +7,7 @@
 
 #include "compare/policy.hpp"
 
-namespace {
+namespace deleted_heads_test {
 
 using namespace compare;
 using lesskv::Position;
@@ -89,4 +89,4 @@ TEST(DeletedHeads, ALayerKeepsAHead) {
   EXPECT_THROW(DeletedHeads(compressed(policy.spec), policy.spec), lesskv::Error);
 }
 
-}  // namespace
+}  // namespace deleted_heads_test

@@ -8,7 +8,7 @@
 
 #include "compare/parallel.hpp"
 
-namespace {
+namespace fit_test {
 
 using namespace compare;
 
@@ -97,4 +97,4 @@ TEST(Parallel, TheFirstErrorComesOutAndStopsTheRest) {
   EXPECT_LT(ran, 100000);
 }
 
-}  // namespace
+}  // namespace fit_test

@@ -9,7 +9,7 @@
 #include <functional>
 #include <random>
 
-namespace {
+namespace layers_test {
 
 using namespace compare;
 using lesskv::Matrix;
@@ -101,4 +101,4 @@ TEST(LayerNeeds, AreThoseOfTheDefinition) {
   EXPECT_GT(layer_needs(pass, 1).lmbo[0], 0.95 * double(tokens));  // all keys that a query sees
 }
 
-}  // namespace
+}  // namespace layers_test

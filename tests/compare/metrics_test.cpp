@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-namespace {
+namespace metrics_test {
 
 using namespace compare;
 
@@ -105,4 +105,4 @@ TEST(RankCorrelation, LooksAtTheOrderAlone) {
   EXPECT_TRUE(std::isnan(rank_correlation(x, equal)));
 }
 
-}  // namespace
+}  // namespace metrics_test

@@ -4,7 +4,7 @@
 
 #include <compare/policy.hpp>
 
-namespace {
+namespace policy_test {
 
 using compare::Policy;
 
@@ -28,4 +28,4 @@ TEST(Policy, DefaultDictionary) {
     EXPECT_NE(Policy::with_dictionary(spec, "/d"), spec);
 }
 
-}  // namespace
+}  // namespace policy_test

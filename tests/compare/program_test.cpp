@@ -12,7 +12,7 @@
 #include "support/call.hpp"
 #include "support/npy.hpp"
 
-namespace {
+namespace program_test {
 
 namespace fs = std::filesystem;
 using support::Outcome;
@@ -148,4 +148,4 @@ TEST(ProgramWithModel, ABudgetThatIsTooSmallIsARowThatSaysSo) {
   fs::remove_all(folder);
 }
 
-}  // namespace
+}  // namespace program_test

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <random>
 
-namespace {
+namespace rate_distortion_test {
 
 using namespace compare;
 
@@ -54,4 +54,4 @@ TEST(Channel, HasTheErrorOfTheBound) {
   EXPECT_EQ(through_channel(same, 1, 7), same);
 }
 
-}  // namespace
+}  // namespace rate_distortion_test

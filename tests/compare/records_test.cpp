@@ -12,7 +12,7 @@
 
 #include "compare/sha256.hpp"
 
-namespace {
+namespace records_test {
 
 using namespace compare;
 using Json = Records::Json;
@@ -110,4 +110,4 @@ TEST_F(RecordsTest, OtherDamageIsNamed) {
   EXPECT_THROW(Records("/none/records.jsonl"), std::runtime_error);
 }
 
-}  // namespace
+}  // namespace records_test

@@ -5,7 +5,7 @@
 
 #include <sstream>
 
-namespace {
+namespace report_test {
 
 using namespace compare;
 
@@ -174,4 +174,4 @@ TEST(Report, ALongNameHasALineOfItsOwn) {
   EXPECT_TRUE(found);
 }
 
-}  // namespace
+}  // namespace report_test

@@ -14,7 +14,7 @@
 #include "compare/kept.hpp"
 #include "support/npy.hpp"
 
-namespace {
+namespace sweep_test {
 
 namespace fs = std::filesystem;
 using namespace compare;
@@ -219,4 +219,4 @@ TEST_F(SweepTest, WrongPoliciesAndTextsAreNamedBeforeAnythingRuns) {
   EXPECT_THROW(Sweep{options_}, std::runtime_error);
 }
 
-}  // namespace
+}  // namespace sweep_test

@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-namespace {
+namespace bit_fill_test {
 
 using lesskv::bit_fill;
 
@@ -96,4 +96,4 @@ TEST(BitFill, EndsAndTies) {
   EXPECT_EQ(bits[2], 6);
 }
 
-}  // namespace
+}  // namespace bit_fill_test

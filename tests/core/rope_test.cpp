@@ -7,7 +7,7 @@
 
 #include "support/npy.hpp"
 
-namespace {
+namespace rope_test {
 
 using namespace lesskv;
 
@@ -121,4 +121,4 @@ TEST(Rope, BadInput) {
   EXPECT_NE(message({}, 8).find("Rotation::position is -1"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace rope_test

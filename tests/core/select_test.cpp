@@ -9,7 +9,7 @@
 #include <limits>
 #include <random>
 
-namespace {
+namespace select_test {
 
 using namespace lesskv;
 
@@ -111,4 +111,4 @@ TEST(Pool, AverageCountsThePaddingAndMaxSpreadsAPeak) {
   EXPECT_EQ(out, (std::vector<float>{5, 5, 0, 10, 10}));
 }
 
-}  // namespace
+}  // namespace select_test

@@ -5,7 +5,7 @@
 #include <lesskv/core/types.hpp>
 #include <limits>
 
-namespace {
+namespace types_test {
 
 using namespace lesskv;
 
@@ -77,4 +77,4 @@ TEST(Types, LargestIsTheLastThatStaysFinite) {
   }
 }
 
-}  // namespace
+}  // namespace types_test

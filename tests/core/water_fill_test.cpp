@@ -7,7 +7,7 @@
 #include <lesskv/core/water_fill.hpp>
 #include <random>
 
-namespace {
+namespace water_fill_test {
 
 using namespace lesskv;
 
@@ -76,4 +76,4 @@ TEST(WaterFill, EqualFractionsGoToTheEarlierHead) {
   EXPECT_EQ(fill({1, 1, 1}, {0, 0, 0}, {9, 9, 9}, 10), (std::vector<Index>{4, 3, 3}));
 }
 
-}  // namespace
+}  // namespace water_fill_test

@@ -8,7 +8,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace forward_test {
 
 using engine::every_token;
 using engine::ForwardOptions;
@@ -243,4 +243,4 @@ TEST_F(ForwardTest, BadArgumentsAreErrorsAndLeaveTheCacheAlone) {
   EXPECT_EQ(cache.size(0, 0), 0);
 }
 
-}  // namespace
+}  // namespace forward_test

@@ -8,7 +8,7 @@
 #include "gguf_file.hpp"
 #include "support.hpp"
 
-namespace {
+namespace gguf_test {
 
 using namespace engine_test;
 using engine::Gguf;
@@ -251,4 +251,4 @@ TEST(TinyModel, AlteredFilesAreErrorsOrModelsButNeverWildReads) {
   }
 }
 
-}  // namespace
+}  // namespace gguf_test

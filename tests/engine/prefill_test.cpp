@@ -7,7 +7,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace prefill_test {
 
 using engine::DropHidden;
 using engine::every_token;
@@ -294,4 +294,4 @@ TEST_F(PrefillTest, BadArgumentsAreErrorsAndLeaveTheCacheAlone) {
   for (int l = 0; l < 30; ++l) EXPECT_EQ(cache.size(l, 0), 0);
 }
 
-}  // namespace
+}  // namespace prefill_test

@@ -5,7 +5,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace tokenizer_test {
 
 using engine::Encoding;
 using engine::Tokenizer;
@@ -110,4 +110,4 @@ TEST_F(TokenizerTest, IdsOutsideTheVocabularyAreErrors) {
   EXPECT_THROW(tokenizer().decode(49152), engine::Error);
 }
 
-}  // namespace
+}  // namespace tokenizer_test

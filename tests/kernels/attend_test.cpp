@@ -7,7 +7,7 @@
 
 #include "fixture.hpp"
 
-namespace {
+namespace attend_test {
 
 using namespace fixture;
 
@@ -211,4 +211,4 @@ INSTANTIATE_TEST_SUITE_P(, Attend,
                                            lesskv::kernel_tables().end()),
                          table_name);
 
-}  // namespace
+}  // namespace attend_test

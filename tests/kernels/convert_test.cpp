@@ -7,7 +7,7 @@
 
 #include "fixture.hpp"
 
-namespace {
+namespace convert_test {
 
 using namespace fixture;
 
@@ -143,4 +143,4 @@ INSTANTIATE_TEST_SUITE_P(, Convert,
                                            lesskv::kernel_tables().end()),
                          table_name);
 
-}  // namespace
+}  // namespace convert_test

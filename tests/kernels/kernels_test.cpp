@@ -5,7 +5,7 @@
 
 #include <string>
 
-namespace {
+namespace kernels_test {
 
 TEST(Kernels, BaseIsAlwaysThereAndTheBestIsLast) {
   const auto tables = lesskv::kernel_tables();
@@ -22,4 +22,4 @@ TEST(Kernels, EnvironmentCapsTheChoice) {
   EXPECT_EQ(&lesskv::kernels(), right);
 }
 
-}  // namespace
+}  // namespace kernels_test

@@ -7,7 +7,7 @@
 
 #include "fixture.hpp"
 
-namespace {
+namespace softmax_test {
 
 using namespace fixture;
 
@@ -67,4 +67,4 @@ INSTANTIATE_TEST_SUITE_P(, Softmax,
                                            lesskv::kernel_tables().end()),
                          table_name);
 
-}  // namespace
+}  // namespace softmax_test

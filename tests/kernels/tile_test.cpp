@@ -9,7 +9,7 @@
 
 #include "fixture.hpp"
 
-namespace {
+namespace tile_test {
 
 using namespace fixture;
 using lesskv::LagTask;
@@ -246,4 +246,4 @@ INSTANTIATE_TEST_SUITE_P(, Tiles,
                                            lesskv::kernel_tables().end()),
                          table_name);
 
-}  // namespace
+}  // namespace tile_test

@@ -6,7 +6,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace error_test {
 
 using namespace support;
 
@@ -224,4 +224,4 @@ TEST_F(Errors, AFailedWriteLeavesOldFilesAsTheyWere) {
   EXPECT_EQ(std::distance(fs::directory_iterator(out), fs::directory_iterator()), 2);
 }
 
-}  // namespace
+}  // namespace error_test

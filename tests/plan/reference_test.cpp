@@ -4,7 +4,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace reference_test {
 
 using namespace support;
 using plan::Result;
@@ -180,4 +180,4 @@ TEST(Scale, BelongsToTheLogits) {
   EXPECT_NE(run(paths, "keep(tokens=512)+snapkv").heads[0].kept, reference::row(want, 0));
 }
 
-}  // namespace
+}  // namespace reference_test

@@ -4,7 +4,7 @@
 
 #include "support.hpp"
 
-namespace {
+namespace result_test {
 
 using namespace support;
 
@@ -130,4 +130,4 @@ TEST(Program, ListsEveryMethodAndHelps) {
   EXPECT_NE(help.out.find("--attention"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace result_test

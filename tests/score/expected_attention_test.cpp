@@ -8,7 +8,7 @@
 #include "reference.hpp"
 #include "support/message.hpp"
 
-namespace {
+namespace expected_attention_test {
 
 using namespace reference;
 
@@ -262,4 +262,4 @@ TEST(ExpectedAttention, WithoutMomentsTheLatestRowsStay) {
   EXPECT_EQ(positions(cache.positions(0, 2)).front(), 1014);
 }
 
-}  // namespace
+}  // namespace expected_attention_test

@@ -5,7 +5,7 @@
 
 #include "reference.hpp"
 
-namespace {
+namespace kvpress_test {
 
 using namespace reference;
 
@@ -280,4 +280,4 @@ TEST(Random, IsReproducibleAndUniform) {
   EXPECT_EQ(all[2], one[0]);
 }
 
-}  // namespace
+}  // namespace kvpress_test

@@ -6,7 +6,7 @@
 
 #include "reference.hpp"
 
-namespace {
+namespace lagkv_test {
 
 using namespace reference;
 
@@ -381,4 +381,4 @@ TEST(LagKV, WrongParametersAreNamed) {
   EXPECT_NE(message({.skip_layers = {1}}).find("skip_layers"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace lagkv_test

@@ -6,7 +6,7 @@
 
 #include "reference.hpp"
 
-namespace {
+namespace rank_test {
 
 using namespace reference;
 
@@ -266,4 +266,4 @@ TEST(Ranks, BadParametersAreNamed) {
   expect(text(AgeWeighted<H2O>{H2O{}, double(INFINITY)}), "AgeWeighted::power");
 }
 
-}  // namespace
+}  // namespace rank_test

@@ -38,7 +38,7 @@ bool npy_type_matches(const std::string& descr) {
   return false;
 }
 
-namespace detail {
+namespace npy_detail {
 // IEEE binary16 to float; exact.
 inline float half_to_float(std::uint16_t half) {
   const std::uint32_t magnitude = std::uint32_t{half & 0x7fffu} << 13;
@@ -61,7 +61,7 @@ inline std::size_t npy_field(const std::string& header, const std::string& key,
     throw std::runtime_error(path + ": no '" + key + "' in the .npy header");
   return header.find_first_not_of(' ', at + key.size() + 3);
 }
-}  // namespace detail
+}  // namespace npy_detail
 
 // Reads a whole file. A '<f2' file is widened when T is float. Throws std::runtime_error naming the
 // file.
@@ -85,17 +85,17 @@ Npy<T> load_npy(const std::string& path) {
   if (length > bytes.size() - start) throw bad("the .npy header is cut off");
   const std::string header = bytes.substr(start, length);
 
-  const std::size_t descr_at = detail::npy_field(header, "descr", path);
+  const std::size_t descr_at = npy_detail::npy_field(header, "descr", path);
   const std::size_t descr_end = header.find('\'', descr_at + 1);
   if (header[descr_at] != '\'' || descr_end == std::string::npos)
     throw bad("structured types are not read");
   const std::string descr = header.substr(descr_at + 1, descr_end - descr_at - 1);
-  if (header.compare(detail::npy_field(header, "fortran_order", path), 5, "False") != 0)
+  if (header.compare(npy_detail::npy_field(header, "fortran_order", path), 5, "False") != 0)
     throw bad("Fortran order is not read");
 
   Npy<T> out;
   std::size_t count = 1;
-  std::size_t at = detail::npy_field(header, "shape", path) + 1;
+  std::size_t at = npy_detail::npy_field(header, "shape", path) + 1;
   for (const std::size_t end = header.find(')', at); at < end && at != std::string::npos;) {
     const std::size_t digits = header.find_first_of("0123456789", at);
     if (digits == std::string::npos || digits >= end) break;
@@ -121,7 +121,7 @@ Npy<T> load_npy(const std::string& path) {
       for (std::size_t i = 0; i < count; ++i) {
         std::uint16_t half;
         std::memcpy(&half, from + 2 * i, 2);
-        out.data[i] = detail::half_to_float(half);
+        out.data[i] = npy_detail::half_to_float(half);
       }
       return out;
     }

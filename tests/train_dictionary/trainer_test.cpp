@@ -11,7 +11,7 @@
 #include <train_dictionary/grouping.hpp>
 #include <train_dictionary/training.hpp>
 
-namespace {
+namespace trainer_test {
 
 using namespace training;
 using lesskv::detail::uz;
@@ -272,4 +272,4 @@ TEST(TrainSet, FitsTheBytesAndGoesOn) {
   EXPECT_THROW(train_set(vectors, options, {}), lesskv::Error);
 }
 
-}  // namespace
+}  // namespace trainer_test

@@ -154,12 +154,19 @@ struct Bits {
   // Of a row, less the mean of the 64 that share a block.
   static double energy(const Rows& rows) {
     if (rows.rows() == 0) return 0;
-    double sum = 0;
+    double energy = 0;
     for (Index first = 0; first < rows.rows(); first += 64) {
-      const auto block = rows.middleRows(first, std::min<Index>(64, rows.rows() - first));
-      sum += static_cast<double>((block.rowwise() - block.colwise().mean()).squaredNorm());
+      const Index count = std::min<Index>(64, rows.rows() - first);
+      for (Index c = 0; c < rows.cols(); ++c) {
+        double sum = 0, squares = 0;
+        for (Index r = first; r < first + count; ++r) {
+          const double x = double{rows(r, c)};
+          sum += x, squares += x * x;
+        }
+        energy += squares - sum * sum / double(count);
+      }
     }
-    return sum / static_cast<double>(rows.rows());
+    return energy / static_cast<double>(rows.rows());
   }
 };
 

@@ -102,7 +102,8 @@ struct ExpectedAttention {
     using detail::uz;
     if (head.first >= head.last) return;
     const Index rows = head.size() - head.first;
-    const auto keys = head.keys.middleRows(head.first, rows);
+    const Rows keys = make_rows(head.keys.data() + head.first * head.keys.outerStride(), rows,
+                                head.keys.cols(), head.keys.outerStride());
     std::vector<double> logit(uz(rows)), sum(uz(rows), 0.0);
     const MeanRotation turn(*head.rotation, head.step, future);
     for (const QueryMoments& moments : state.moments) {
@@ -142,34 +143,50 @@ struct ExpectedAttention {
     void apply(double* x) const { rotation.apply(x, cosine.data(), sine.data()); }
   };
 
-  template <class Keys>
-  void logits(const Keys& keys, const MeanRotation& turn, const QueryMoments& moments,
-              std::vector<double>& logit) const {
-    using detail::uz;
-    const Index dim = keys.cols();
-    Eigen::VectorXd mean(dim);
-    for (Index c = 0; c < dim; ++c) mean[c] = double{moments.mean()[uz(c)]};
-    turn.apply(mean.data());
-    const Eigen::VectorXf direction = (mean / std::sqrt(double(dim))).cast<float>();
-    Matrix spread;
-    if (covariance) {
-      Eigen::MatrixXd turned(dim, dim);
-      for (int side = 0; side < 2; ++side) {
-        for (Index i = 0; i < dim; ++i)
-          for (Index j = 0; j < dim && side == 0; ++j) turned(i, j) = moments.covariance(i, j);
-        for (Index j = 0; j < dim; ++j) turn.apply(turned.col(j).data());
-        turned.transposeInPlace();
-      }
-      spread = (turned / (2 * double(dim))).cast<float>();
+  // Of every row of `keys`.
+  void logits(const Rows& keys, const MeanRotation& turn, const QueryMoments& moments,
+              std::span<double> logit) const;
+};
+
+#if !LESSKV_DECLARE_ONLY
+LESSKV_FUNCTION void ExpectedAttention::logits(const Rows& keys, const MeanRotation& turn,
+                                               const QueryMoments& moments,
+                                               std::span<double> logit) const {
+  using detail::uz;
+  const Index dim = keys.cols();
+  Eigen::VectorXd mean(dim);
+  for (Index c = 0; c < dim; ++c) mean[c] = double{moments.mean()[uz(c)]};
+  turn.apply(mean.data());
+  const Eigen::VectorXf direction = (mean / std::sqrt(double(dim))).cast<float>();
+  Matrix spread;
+  if (covariance) {
+    Eigen::MatrixXd turned(dim, dim);
+    for (int side = 0; side < 2; ++side) {
+      for (Index i = 0; i < dim; ++i)
+        for (Index j = 0; j < dim && side == 0; ++j) turned(i, j) = moments.covariance(i, j);
+      for (Index j = 0; j < dim; ++j) turn.apply(turned.col(j).data());
+      turned.transposeInPlace();
     }
-    constexpr Index tile = 256;  // its products stay in a cache
-    for (Index r = 0; r < keys.rows(); r += tile) {
-      const auto part = keys.middleRows(r, std::min(tile, keys.rows() - r));
-      Eigen::VectorXf x = part * direction;
-      if (covariance) x += (part * spread).cwiseProduct(part).rowwise().sum();
-      for (Index i = 0; i < x.size(); ++i) logit[uz(r + i)] = double{x[i]};
+    spread = (turned / (2 * double(dim))).cast<float>();
+  }
+  constexpr Index tile = 256;  // its products stay in a cache
+  Matrix products;
+  for (Index first = 0; first < keys.rows(); first += tile) {
+    const Index rows = std::min(tile, keys.rows() - first);
+    if (covariance) {
+      products.resize(rows, dim);
+      products.noalias() = keys.middleRows(first, rows) * spread;
+    }
+    for (Index r = 0; r < rows; ++r) {
+      const float* key = keys.data() + (first + r) * keys.outerStride();
+      const float* product = covariance ? products.data() + r * dim : nullptr;
+      double sum = 0;
+      for (Index c = 0; c < dim; ++c)
+        sum += double{key[c]} * double{product ? direction[c] + product[c] : direction[c]};
+      logit[uz(first + r)] = sum;
     }
   }
-};
+}
+#endif  // !LESSKV_DECLARE_ONLY
 
 LESSKV_END_NAMESPACE
