@@ -235,8 +235,8 @@ class CsrCodec final : public SideCodec {
     else
       std::memcpy(prepared + 16, queries, uz(padded) * sizeof(float));
   }
-  static void scores(const SideCode& code, const BlockRef& block, const float* prepared,
-                     Index query_rows, float* out, const char*, Index) {
+  static void scores(const SideCode& code, const BlockRef& block, float* prepared, Index query_rows,
+                     float* out, const char*, Index) {
     const CsrCodec& self = of(code);
     if (prepared[0] != 0) {
       self.codec_.scores(static_cast<const std::byte*>(block.keys), block.rows, prepared + 16,
@@ -257,7 +257,7 @@ class CsrCodec final : public SideCodec {
     of(code).codec_.add(static_cast<const std::byte*>(block.values), block.rows, weights,
                         kernel_block, query_rows, acc);
   }
-  static void finish(const SideCode& code, const float* acc, Index query_rows, float* num) {
+  static void finish(const SideCode& code, float* acc, Index query_rows, float* num) {
     of(code).codec_.finish(acc, query_rows, num);
   }
   static void decode_rows(const SideCode& code, const void* block, const std::uint32_t* positions,

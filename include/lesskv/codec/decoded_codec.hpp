@@ -48,8 +48,8 @@ class DecodedCodec : public SideCodec {
                       float* prepared) {
     std::memcpy(prepared, queries, uz(query_rows * code.dim) * sizeof(float));
   }
-  static void scores(const SideCode& code, const BlockRef& block, const float* prepared,
-                     Index query_rows, float* out, const char*, Index) {
+  static void scores(const SideCode& code, const BlockRef& block, float* prepared, Index query_rows,
+                     float* out, const char*, Index) {
     const float* keys = rows_of(code, block.keys, block.rows);
     for (Index i = 0; i < query_rows; ++i) {
       const float* q = prepared + i * code.dim;
@@ -76,7 +76,7 @@ class DecodedCodec : public SideCodec {
           acc[i * code.dim + c] += weight * rows[r * code.dim + c];
       }
   }
-  static void finish(const SideCode& code, const float* acc, Index query_rows, float* num) {
+  static void finish(const SideCode& code, float* acc, Index query_rows, float* num) {
     for (Index i = 0; i < query_rows * code.dim; ++i) num[i] += acc[i];
   }
 

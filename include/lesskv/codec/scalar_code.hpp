@@ -125,10 +125,10 @@ struct ScalarKernels {
   const char* name;
   // As in SideCode; context is the ScalarFormat.
   void (*prepare)(const SideCode&, const float*, Index, Index, float*);
-  void (*scores)(const SideCode&, const BlockRef&, const float*, Index, float*, const char*, Index);
+  void (*scores)(const SideCode&, const BlockRef&, float*, Index, float*, const char*, Index);
   void (*values)(const SideCode&, const BlockRef&, const float*, Index, float*, float*, const char*,
                  Index);
-  void (*finish)(const SideCode&, const float*, Index, float*);
+  void (*finish)(const SideCode&, float*, Index, float*);
   void (*decode)(const SideCode&, const void*, const std::uint32_t*, Index, Index, float*);
   // Rows [n][dim] into a block, everything behind them zero.
   void (*encode)(const ScalarFormat&, const float* rows, Index n, void* block);

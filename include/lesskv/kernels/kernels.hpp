@@ -46,14 +46,15 @@ struct SideCode {
   // of all blocks together.
   void (*prepare)(const SideCode&, const float* queries, Index query_rows, Index coded_rows,
                   float* prepared);
-  // out[i * 64 + r] = query i . key r. `ahead` and the bytes behind it are read next.
-  void (*scores)(const SideCode&, const BlockRef&, const float* prepared, Index query_rows,
-                 float* out, const char* ahead, Index ahead_bytes);
+  // out[i * 64 + r] = query i . key r; `prepared` is also its workspace. `ahead` and the bytes behind
+  // it are read next.
+  void (*scores)(const SideCode&, const BlockRef&, float* prepared, Index query_rows, float* out,
+                 const char* ahead, Index ahead_bytes);
   // acc[i * width + c] += sum of weights[i * 64 + r] * value r.
   void (*values)(const SideCode&, const BlockRef&, const float* weights, Index query_rows,
                  float* acc, float* workspace, const char* ahead, Index ahead_bytes);
-  // num[i * dim + c] += acc, out of the code's basis. Null: acc is num.
-  void (*finish)(const SideCode&, const float* acc, Index query_rows, float* num);
+  // num[i * dim + c] += acc, out of the code's basis; acc is not read again. Null: acc is num.
+  void (*finish)(const SideCode&, float* acc, Index query_rows, float* num);
   // Rows [first, first + count) of a block as f32, [count][dim].
   void (*decode)(const SideCode&, const void* block, const std::uint32_t* positions, Index first,
                  Index count, float* out);
