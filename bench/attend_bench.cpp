@@ -47,24 +47,35 @@ using lesskv::detail::HeadStore;
 using lesskv::detail::uz;
 
 #if defined(__x86_64__)
-// Operations per second of 16 independent chains of AVX-512 FMA.
-__attribute__((target("avx512f"))) double fma_peak() {
+// Operations per second of `chains` independent chains of FMA, whose code is `run`: a million turns.
+template <class Run>
+double operations_per_second(double lanes, int chains, Run&& run) {
   constexpr int turns = 1000000;
   double best = 1e30;
   for (int round = 0; round < 10; ++round) {
     const double start = thread_now();
-    for (int i = 0; i < turns; ++i) {
-#define FMA(n) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #n "\n\t"
-      asm volatile(FMA(0) FMA(1) FMA(2) FMA(3) FMA(4) FMA(5) FMA(6) FMA(7) FMA(8) FMA(9) FMA(10)
-                       FMA(11) FMA(12) FMA(13) FMA(14) FMA(15)::
-                           : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
-                             "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
-#undef FMA
-    }
+    for (int i = 0; i < turns; ++i) run();
     best = std::min(best, thread_now() - start);
   }
-  return 16.0 * 32 * turns / best;
+  return 2 * lanes * chains * turns / best;
 }
+#define FMA(reg, n) "vfmadd231ps %%" reg "13, %%" reg "14, %%" reg #n "\n\t"
+#define FMAS(reg)                                                                                 \
+  FMA(reg, 0)                                                                                     \
+  FMA(reg, 1) FMA(reg, 2) FMA(reg, 3) FMA(reg, 4) FMA(reg, 5) FMA(reg, 6) FMA(reg, 7) FMA(reg, 8) \
+      FMA(reg, 9) FMA(reg, 10) FMA(reg, 11)
+#define FMA_REGISTERS \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11"
+double fma_peak() {
+  if (__builtin_cpu_supports("avx512f"))
+    return operations_per_second(16, 12, [] { asm volatile(FMAS("zmm")::: FMA_REGISTERS); });
+  if (__builtin_cpu_supports("fma"))
+    return operations_per_second(8, 12, [] { asm volatile(FMAS("ymm")::: FMA_REGISTERS); });
+  return 0;
+}
+#undef FMA_REGISTERS
+#undef FMAS
+#undef FMA
 #endif
 
 // How rows are stored: a number type, or a codec for all of them.
@@ -294,8 +305,8 @@ void prefill(benchmark::State& state, const Case& c) {
   const double operations = 4.0 * static_cast<double>(tokens * c.group * c.rows) * c.dim * c.heads;
   state.counters["flop/s"] = operations / median(seconds);
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f"))
-    state.counters["share_of_fma"] = operations / median(seconds) / fma_peak();
+  if (const double peak = fma_peak(); peak > 0)
+    state.counters["share_of_fma"] = operations / median(seconds) / peak;
 #endif
 }
 
