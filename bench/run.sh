@@ -9,7 +9,7 @@
 #   --decode       tokens a second of a real model with exact, coded and compressed caches (minutes; gets the model)
 #   --peers        beside other engines, rounds interleaved in one process: attention beside ggml, and --decode beside
 #                  llama.cpp; gets their source (77 MB) and builds it
-#   --only NAME    single programs: attend, compress, codec, csr, entropy, pursuit, decode, attend_peers, decode_peers
+#   --only NAME    single programs: attend, compress, policy, codec, csr, entropy, pursuit, decode, attend_peers, decode_peers
 #   --runs N       runs of the attention benches; the table has the best share of the read limit          (1)
 #   --cpu N        the core that everything is pinned to (two_threads: it and the next)                    (0)
 #   --json FOLDER  where the results go, one file of Google Benchmark each                      (build/bench/results)
@@ -22,8 +22,8 @@ root=$(dirname "$here")
 build=${LESSKV_BUILD_DIR:-$root/build/bench}
 cache=${LESSKV_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LESSKV_CACHE}/.cache}/lesskv}
 
-known="attend compress codec csr entropy pursuit decode attend_peers decode_peers"
-names="attend compress codec csr entropy pursuit"
+known="attend compress policy codec csr entropy pursuit decode attend_peers decode_peers"
+names="attend compress policy codec csr entropy pursuit"
 runs=1 cpu=0 results=""
 fail() { echo "run.sh: $*" >&2; exit 1; }
 while [ $# -gt 0 ]; do

@@ -148,6 +148,11 @@ def compress(found):
     columns(found, ["", "passes", "ms"], ("passes", fixed(2)), ("ms", fixed(1)))
 
 
+@section("compress() with every policy: a layer of 8192 rows, 8 KV heads of 128, a quarter stays; scorers alone, budgets and codecs beside KeyDiff", "policy/")
+def policies(found):
+    columns(found, ["", "passes", "ms", "MB held"], ("passes", fixed(2)), ("ms", fixed(1)), ("MB", fixed(1)))
+
+
 @section("Error against bits, real keys and values (SmolLM2-135M; bound: of Gaussian rows at these bits)", "(code|format)/")
 def codes(found):
     columns(found, ["", "bits", "key NMSE", "bound", "value NMSE", "bound", "logits", "output", "4 exact", "of ggml's", "enc ns", "dec ns"],
