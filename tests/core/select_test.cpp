@@ -75,6 +75,26 @@ TEST(Select, LongListsEqualAFullSort) {
   }
 }
 
+// Very long lists ask a sample of 512 first; here it sees nothing but the smallest scores, or only
+// the largest.
+TEST(Select, AMisleadingSampleChangesNothing) {
+  constexpr int n = 20000;
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal;
+  for (const float shift : {-100.f, 0.f, 100.f}) {
+    std::vector<float> score(n), tie(n);
+    for (float& x : score) x = std::round(normal(random) * 500);
+    for (float& x : tie) x = static_cast<float>(random() % 5);
+    const int step = n * 40503LL >> 16;  // as in kernels/select.inc
+    for (int i = 0, at = 0; i < 512; ++i, at = (at + step) % n)
+      score[static_cast<std::size_t>(at)] += shift * 1000;
+    for (const int k : {1, 100, 600, n / 4, n - 600, n - 100, n - 1}) {
+      ASSERT_EQ(selected(score, {}, 0, n, k), oracle::select(score, {}, 0, n, k));
+      ASSERT_EQ(selected(score, tie, 0, n, k), oracle::select(score, tie, 0, n, k));
+    }
+  }
+}
+
 TEST(Select, InfinitiesAreTheLargestAndTheSmallestNumbers) {
   const float inf = std::numeric_limits<float>::infinity();
   std::vector<float> score(1000, 0.f);

@@ -221,11 +221,14 @@ TEST_P(Tiles, TheKthLargestIsABoundThatKKeysReach) {
     EXPECT_EQ(most, *std::max_element(keys.begin(), keys.end()));
     for (Index i = 1; i < n; ++i) ASSERT_EQ(x[uz(i)] > x[uz(i - 1)], keys[uz(i)] > keys[uz(i - 1)]);
     for (const Index k : {Index{1}, n / 3 + 1, n}) {
-      const auto bound = kernel().kth_largest(keys.data(), n, k, least, most, scratch.data());
+      Index reached = 0;
+      const auto bound =
+          kernel().kth_largest(keys.data(), n, k, least, most, scratch.data(), &reached);
       const auto reach = [&](std::int32_t b) {
         return std::count_if(keys.begin(), keys.end(), [&](std::int32_t key) { return key >= b; });
       };
       EXPECT_GE(reach(bound), k);
+      EXPECT_EQ(reached, reach(bound));
       EXPECT_TRUE(reach(bound + 1) < k || reach(bound) == k) << n << ' ' << k;
       EXPECT_EQ(kernel().count_at_least(keys.data(), n, bound), reach(bound));
       std::vector<std::int32_t> out(uz(reach(bound)) + 1, -77), want;

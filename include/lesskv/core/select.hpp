@@ -47,7 +47,8 @@ struct SelectScratch {
   std::vector<float> ties;
 };
 
-// The bound that the k-th largest of n keys sets, and how many of the rows that equal it stay.
+// The bound that the k-th largest of n keys sets, how many keys are above it and how many equal it.
+// If just k reach it, it need not be a key itself and all of them count as equal.
 struct SelectBound {
   std::int32_t key = 0;
   Index above = 0;
@@ -65,9 +66,10 @@ inline SelectBound find_bound(const TileKernelTable& kernel, std::span<const flo
   std::int32_t least = 0, most = 0;
   kernel.order_keys(score.data(), n, keys.data(), &least, &most);
   SelectBound bound;
-  bound.key = kernel.kth_largest(keys.data(), n, k, least, most, scratch.data());
-  bound.above = kernel.count_at_least(keys.data(), n, bound.key + 1);
-  bound.equal = kernel.count_at_least(keys.data(), n, bound.key) - bound.above;
+  Index reach = 0;
+  bound.key = kernel.kth_largest(keys.data(), n, k, least, most, scratch.data(), &reach);
+  if (reach > k) bound.above = kernel.count_at_least(keys.data(), n, bound.key + 1);
+  bound.equal = reach - bound.above;
   return bound;
 }
 

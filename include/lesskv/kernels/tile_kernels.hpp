@@ -41,9 +41,10 @@ struct TileKernelTable {
   void (*order_keys)(const float* x, Index n, std::int32_t* keys, std::int32_t* least,
                      std::int32_t* most);
   // A bound with at least k keys at or above it and fewer than k above: the k-th largest key, or
-  // any number between it and the next smaller one. 1 <= k <= n, keys lie in [least, most].
+  // any number between it and the next smaller one; *reach: how many are at or above it. 1 <= k <=
+  // n, keys lie in [least, most].
   std::int32_t (*kth_largest)(const std::int32_t* keys, Index n, Index k, std::int32_t least,
-                              std::int32_t most, std::int32_t* scratch);
+                              std::int32_t most, std::int32_t* scratch, Index* reach);
   Index (*count_at_least)(const std::int32_t* keys, Index n, std::int32_t bound);
   // Appends base + i for every i in [first, last) with keys[i] >= bound to out[count], never more
   // than `room` in all; returns the new count.
