@@ -49,9 +49,10 @@ struct ScalarFormat {
   int shift = 0, base = 0, products = 1, limit = 127;
   // For encoding: in half units, the number below which code i ends, less one.
   std::array<std::int8_t, 16> borders{};
-  // For encoding, by set_levels(): the levels as f32, and where codes end as a search tree: of the
-  // 2^d numbers from 2^d on, number j ends the lower half of what the first d steps have left.
-  std::array<float, 64> values{}, tree{};
+  // For encoding, by set_levels(): the levels as f32; of 5 and 6 bits also the nearest level of every
+  // half level from -128 on, and below it, in its low byte, the code.
+  std::array<float, 64> values{};
+  std::array<std::int16_t, 512> nearest{};
 
   // Up to 4 bits: `unit(code)` for all codes, ascending, from 0 on.
   template <class Unit>
@@ -76,11 +77,12 @@ struct ScalarFormat {
       levels[uz(i)] = static_cast<std::int8_t>(level(i));
       values[uz(i)] = static_cast<float>(levels[uz(i)]);
     }
-    for (int depth = 0; depth < bits; ++depth)
-      for (int j = 0; j < 1 << depth; ++j) {
-        const int last = (j << (bits - depth)) + (1 << (bits - depth - 1)) - 1;
-        tree[uz((1 << depth) + j)] = 0.5f * (values[uz(last)] + values[uz(last + 1)]);
-      }
+    if (bits <= 4) return;
+    for (int half = 0, code = 0; half < 512; ++half) {
+      // The border of two codes is a whole number of half levels.
+      while (code + 1 < n && half - 256 >= levels[uz(code)] + levels[uz(code + 1)]) ++code;
+      nearest[uz(half)] = static_cast<std::int16_t>(levels[uz(code)] * 256 + code);
+    }
   }
 
   int padded() const { return static_cast<int>(round_up(dim, side == Side::keys ? 4 : 32)); }
