@@ -51,10 +51,10 @@ inline std::vector<SweepPolicy> bounds() {
 inline std::vector<SweepPolicy> recipe_policies() {
   std::vector<SweepPolicy> out;
   detail::add_composition(out, "Recipe, keys and values",
-                          "keydiff+globalcut(by=keydiff,alpha=0.5)");
+                          "maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)");
   detail::add_composition(out, "Recipe, attention",
                           "h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)");
-  detail::add_composition(out, "Recipe, replay", "kvzip+globalcut");
+  detail::add_composition(out, "Recipe, replay", "kvzip+globalcut(alpha=0.1)");
   return out;
 }
 

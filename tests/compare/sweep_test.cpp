@@ -23,7 +23,8 @@ using namespace compare;
 using Json = Records::Json;
 
 TEST(SweepPolicies, AreTakenAndEveryCompressionHasOneCodecOfEachComposition) {
-  const lesskv::Shape shape{.layers = 30, .query_heads = 9, .kv_heads = 3, .head_dim = 64};
+  const lesskv::Shape shape{
+      .layers = 30, .query_heads = 9, .kv_heads = 3, .head_dim = 64, .rope = lesskv::Rope{}};
   std::vector<SweepPolicy> lines = sweep_policies();
   for (SweepPolicy& line : more_policies()) lines.push_back(std::move(line));
   std::set<std::string> specs;
@@ -42,6 +43,16 @@ TEST(SweepPolicies, AreTakenAndEveryCompressionHasOneCodecOfEachComposition) {
         at[line.label] += compression > line.above && compression <= line.up_to;
     EXPECT_GE(at.size(), 3U);
     for (const auto& [label, count] : at) EXPECT_EQ(count, 1) << label << " at " << compression;
+  }
+}
+
+TEST(SweepPolicies, RecipesAreTheirCurves) {
+  for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all) {
+    int found = 0;
+    for (const SweepPolicy& line : recipe_policies())
+      found += recipe.compression > line.above && recipe.compression <= line.up_to &&
+               lesskv::parse_spec(line.spec).methods == lesskv::parse_spec(recipe.text).methods;
+    EXPECT_EQ(found, 1) << recipe.name;
   }
 }
 
@@ -178,7 +189,8 @@ TEST_F(SweepTest, GoesFromTheMiddleToTheEnds) {
     EXPECT_NE(one["unit"], "times");
   }
   EXPECT_EQ(targets, (std::vector<double>{0, 8, 8, 16, 16, 2, 2}));
-  EXPECT_EQ(texts, (std::vector<std::string>{"document", "keys"}));  // the second is the first again
+  EXPECT_EQ(texts,
+            (std::vector<std::string>{"document", "keys"}));  // the second is the first again
 }
 
 // What a replay pays is worked out once for a text; a cache that sees the probes keeps the same rows.
