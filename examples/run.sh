@@ -25,6 +25,7 @@
 #   --seed N         of the pass keys and of the random baseline                                   (1)
 #   --held-out       other text: prose, code and reference text on which no composition was chosen
 #   --lmbo COSINE    also prints what every layer needs: LMBA, uncertainty and LMBO of ZigZagKV
+#   --no-times       leaves the clock out: for a machine that is busy
 #   --json FILE      writes the rows there too
 #
 #   --sweep          many policies at 2x to 32x on six texts of three kinds, 168 pass keys, in pictures: results are
@@ -48,7 +49,7 @@ compressions=false score=false sweep=false report=false output=$root/build/sweep
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '3,40s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,39s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --quick) quick=true; shift; continue ;;
     --held-out) held_out=true; shift; continue ;;
     --sweep) sweep=true; shift; continue ;;

@@ -217,12 +217,13 @@ void Comparison::score_keys() {
 }
 
 void Comparison::measure() {
+  if (!options_.times) return;
   progress_.start("times", static_cast<long>(variants_.size()));
   for (std::size_t v = 0; v < variants_.size(); ++v) {
     Row& row = report_.rows[v];
     if (row.measured()) {
       // As it was solved for the first document.
-      Solved solved(*variants_[v].policy);
+      Solved solved(*variants_[v].policy, texts_[0].pass[0]);
       if (const double fraction = row.documents[0].fraction; fraction > 0) solved.set(fraction);
       const Times times =
           measure_times(runs_[0], solved, texts_[0].pass[0], texts_[0].document.tokens);

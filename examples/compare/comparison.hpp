@@ -22,6 +22,7 @@ struct Options {
   std::vector<double> compressions = {4, 8, 16};
   Index context = 4096, score = 256;
   int pass_key_contexts = 2, pass_key_digits = 5;
+  bool times = true;  // false: for a busy machine
   int threads = 1;
   std::uint64_t seed = 1;
   double similarity = 0;  // of the output, for LMBO; 0: layers are not analysed

@@ -107,7 +107,7 @@ inline Times measure_times(engine::Run& run, const Solved& solved, const Pass& p
   constexpr Index warm_up = 2, steps = 64;
   lesskv::AnyCache cache = lesskv::make_cache(solved.spec, pass.exact.shape());
   Times out;
-  out.compress_ms = timed_replay(pass, cache);
+  out.compress_ms = timed_replay(pass, cache, solved.replayed);
   const Clock compressing;
   cache.compress();
   out.compress_ms += compressing.milliseconds();

@@ -4,23 +4,19 @@
 #pragma once
 
 #include <memory>
-#include <vector>
 
 #include "evaluate.hpp"
+#include "row_scores.hpp"
 
 namespace compare {
 
-// A number for every row of the context, [layer][kv head][row].
-using Future = std::vector<float>;
-
-inline std::shared_ptr<const Future> future_of(engine::Run& run, const Pass& pass,
-                                               std::span<const Continuation> tasks) {
+inline std::shared_ptr<const RowNumbers> future_of(engine::Run& run, const Pass& pass,
+                                                   std::span<const Continuation> tasks) {
   const lesskv::Shape& shape = pass.exact.shape();
   const Index context = pass.tensors.tokens();
-  auto out = std::make_shared<Future>(static_cast<std::size_t>(shape.heads() * context), 0.f);
+  auto out = std::make_shared<RowNumbers>(shape, context);
   const auto of_head = [&](int layer, int head) {
-    return Eigen::Map<Eigen::ArrayXf>(
-        out->data() + (Index{layer} * shape.kv_heads + head) * context, context);
+    return Eigen::Map<Eigen::ArrayXf>(out->of(layer, head), context);
   };
   for (const Continuation& task : tasks) {
     lesskv::KVCache<> cache = pass.exact.fork();
@@ -41,20 +37,6 @@ inline std::shared_ptr<const Future> future_of(engine::Run& run, const Pass& pas
   return out;
 }
 
-struct SeesFuture {
-  std::shared_ptr<const Future> future;
-  Index context = 0;
-  int kv_heads = 0;
-
-  static constexpr lesskv::Need needs = lesskv::Need::nothing;
-  void score(const lesskv::Head& head, std::span<float> out) const {
-    const float* own = future->data() + (Index{head.layer} * kv_heads + head.head) * context;
-    for (Index r = head.first; r < head.last; ++r)
-      out[static_cast<std::size_t>(r)] =
-          own[lesskv::to_int(head.positions[static_cast<std::size_t>(r)])];
-  }
-};
-
 // The policy with its scorer replaced. Each task is judged behind a cache that was made for it.
 template <class Look>
 DocumentResult evaluate_oracle(engine::Run& run, const Variant& variant, const Pass& pass,
@@ -62,8 +44,7 @@ DocumentResult evaluate_oracle(engine::Run& run, const Variant& variant, const P
                                const Look& look, Solved& solved) {
   const auto judge = [&](std::span<const Continuation> of, const auto& see) {
     Policy policy = *variant.policy;
-    policy.spec.scorer.emplace(
-        SeesFuture{future_of(run, pass, of), pass.tensors.tokens(), pass.exact.shape().kv_heads});
+    policy.spec.scorer.emplace(RowScores{future_of(run, pass, of)});
     solved = solve({&policy, variant.target}, pass);
     return solved.fits ? evaluate_document(run, solved, pass, tasks, name, see) : DocumentResult{};
   };

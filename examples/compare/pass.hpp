@@ -10,10 +10,11 @@
 #include <span>
 #include <vector>
 
+#include "row_scores.hpp"
+
 namespace compare {
 
 using lesskv::DType;
-using lesskv::Index;
 using lesskv::View;
 
 class Clock {
@@ -76,8 +77,10 @@ struct Pass {
   lesskv::KVCache<> exact;
   Tensors tensors;
   double milliseconds = 0;
-  // A replay of the text, chunk by chunk, for policies that ask for probes; and what it took.
+  // A replay of the text, chunk by chunk, for policies that ask for probes; what KVzip makes of it,
+  // which is the same at every compression; and what both took.
   std::vector<Tensors> probes;
+  std::shared_ptr<const RowNumbers> probe_scores;
   double probe_milliseconds = 0;
 
   explicit Pass(const lesskv::Shape& shape) : exact(shape), tensors(shape) {}
@@ -93,16 +96,37 @@ inline std::span<const float> forward_and_keep(engine::Run& run, lesskv::KVCache
   return run.forward(exact, tokens, position, options);
 }
 
+// KVzip, which notes its scores.
+struct NotedKVzip : lesskv::KVzip {
+  std::shared_ptr<RowNumbers> noted;
+
+  void score(const lesskv::Head& head, std::span<float> out) const {
+    lesskv::KVzip::score(head, out);
+    std::copy(out.begin() + head.first, out.begin() + head.last,
+              noted->of(head.layer, head.head) + head.first);
+  }
+};
+
 // Chunks as replay_chunks() makes them.
 inline void keep_probes(engine::Run& run, Pass& pass,
                         const std::vector<std::vector<std::int32_t>>& chunks) {
-  const Clock clock;
-  lesskv::KVCache<> again = pass.exact.fork();
+  const lesskv::Shape& shape = pass.exact.shape();
+  NotedKVzip policy;
+  policy.noted = std::make_shared<RowNumbers>(shape, pass.tensors.tokens());
+  const lesskv::Keep keep{.fraction = 0.5};
+  std::vector<lesskv::AnyPolicy> policies;
+  policies.emplace_back(policy);
+  lesskv::AnyCache again(shape, &keep, std::move(policies));
+  for (int layer = 0; layer < shape.layers; ++layer)
+    again.append(layer, pass.tensors.keys(layer), pass.tensors.values(layer));
   engine::ForwardOptions options;
   options.on_tensors = [&](const engine::LayerTensors& part) { pass.probes.back().add(part); };
+  const Clock clock;
   engine::replay(run, again, chunks, pass.tensors.tokens(), options,
-                 [&](std::size_t) { pass.probes.emplace_back(pass.exact.shape()); });
+                 [&](std::size_t) { pass.probes.emplace_back(shape); });
   pass.probe_milliseconds = clock.milliseconds();
+  again.compress();
+  pass.probe_scores = policy.noted;
 }
 
 inline Pass exact_pass(engine::Run& run, std::span<const std::int32_t> tokens) {
@@ -141,9 +165,10 @@ void replay(const Pass& pass, Cache& cache) {
 
 // The same, and the time that looking at queries takes an engine which calls attend(). A policy that
 // gathers attention gets it there; what that adds is seen on every fifth layer, beside a cache
-// without policies, and taken five times. Probes take the time of the replay.
+// without policies, and taken five times. Probes take the time of the replay, in which KVzip looks at
+// them.
 template <class Cache>
-double timed_replay(const Pass& pass, Cache& cache) {
+double timed_replay(const Pass& pass, Cache& cache, bool replayed) {
   constexpr int every = 5;
   const Tensors& tensors = pass.tensors;
   const lesskv::Shape& shape = cache.shape();
@@ -171,7 +196,7 @@ double timed_replay(const Pass& pass, Cache& cache) {
     }
   }
   show_probes(pass, cache);
-  return milliseconds + (cache.needs_probes() ? pass.probe_milliseconds : 0);
+  return milliseconds + (replayed ? pass.probe_milliseconds : 0);
 }
 
 }  // namespace compare

@@ -71,6 +71,11 @@ struct Policy {
            std::any_of(spec.budgeters.begin(), spec.budgeters.end(),
                        [&](const auto& one) { return asks(one.traits().observe_needs); });
   }
+  // Rows stay by KVzip alone, whose scores are worked out once for each text (Pass::probe_scores).
+  bool by_kvzip() const {
+    const std::string parts = "+" + spec.methods + "+";
+    return parts.find("+kvzip+") != std::string::npos;
+  }
   const char* kind() const {
     if (is_exact()) return "exact";
     return spec.methods_named + int{spec.dtype.has_value()} < 2 ? "single" : "composition";
@@ -127,11 +132,16 @@ struct StandIn {
 struct Solved {
   lesskv::PolicySpec spec;
   bool deletes_heads = false;
-  double fraction = 0;  // 0: nothing was solved for
+  bool replayed = false;  // it takes a replay of the text
+  double fraction = 0;    // 0: nothing was solved for
   bool fits = true;
   double reached = 0;  // compression, if it does not fit
 
-  explicit Solved(const Policy& policy) : spec(policy.spec), deletes_heads(policy.deletes_heads) {}
+  Solved(const Policy& policy, const Pass& pass)
+      : spec(policy.spec), deletes_heads(policy.deletes_heads), replayed(policy.needs_probes()) {
+    if (policy.by_kvzip() && pass.probe_scores)
+      spec.scorer.emplace(RowScores{pass.probe_scores, lesskv::KVzip::columns});
+  }
   void set(double found) {
     spec.keep.fraction = fraction = found;
     spec.keep.tokens = 0;
@@ -145,7 +155,7 @@ struct Solved {
 };
 
 inline Solved solve(const Variant& variant, const Pass& pass) {
-  Solved out(*variant.policy);
+  Solved out(*variant.policy, pass);
   if (!variant.policy->solves_fraction()) return out;
   const lesskv::Shape& shape = pass.exact.shape();
   const std::size_t bytes_exact = pass.exact.bytes();

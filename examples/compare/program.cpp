@@ -38,6 +38,7 @@ SweepOptions sweep_options(const CLI::App& app, const Options& given, SweepOptio
   out.texts = given.texts;
   out.context = given.context;
   out.score = given.score;
+  out.times = given.times;
   out.threads = given.threads;
   out.seed = given.seed;
   out.progress = given.progress;
@@ -97,6 +98,7 @@ int program(int argc, const char* const* argv) {
          "also prints what every layer needs: keys for 0.9 of its attention (LMBA) and keys "
          "for this cosine with its whole output (LMBO)")
       ->check(CLI::Range(0.01, 1.0));
+  app.add_flag("--no-times{false}", options.times, "no times, for a machine that is busy");
   app.add_option("--json", json, "writes the rows here too");
   app.add_option("--sweep", sweep.records,
                  "many policies at many compressions; results are appended to this file, what is "

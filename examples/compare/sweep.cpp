@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "sweep.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "environment.hpp"
 #include "oracle.hpp"
@@ -20,7 +23,11 @@ std::string hash_of(const std::vector<std::int32_t>& tokens) {
 }
 
 // Rough tenths of a second, so that the time left is right where units differ.
-constexpr long document_cost = 30, keys_cost = 60, exact_pass_cost = 120, times_cost = 35;
+constexpr long document_cost = 30, keys_cost = 60, exact_pass_cost = 120, probes_cost = 250,
+               times_cost = 35;
+
+// Where a curve is looked at first: what a sweep does before the rest of a text.
+constexpr double first_compression = 8;
 
 }  // namespace
 
@@ -92,26 +99,33 @@ void Sweep::read_policy(SweepPolicy& line) {
   }
 }
 
+// Documents and texts with keys in turn, so that a sweep that is stopped has some of both.
 void Sweep::read_texts() {
-  for (const std::string& file : options_.texts) {
-    Document document = read_document(file, tokenizer_);
-    try {
-      running_text(document.tokens, options_.context, options_.score);
-      copy_spans(document.tokens, options_.context);
-    } catch (const std::exception& error) {
-      throw std::runtime_error(file + ": " + error.what());
-    }
-    Text text;
-    text.name = document.name;
-    text.sha256 = hash_of(document.tokens);
-    text.tokens = std::move(document.tokens);
-    text.unit = "document";
-    texts_.push_back(std::move(text));
+  for (const std::string& file : options_.texts) add_document(file);
+  const std::deque<Text> documents = std::exchange(texts_, {});
+  const int count = options_.pass_key_contexts, of = static_cast<int>(documents.size());
+  for (int i = 0; i < std::max(count, of); ++i) {
+    const Text& document = documents[static_cast<std::size_t>(i % of)];
+    if (i < of) texts_.push_back(document);
+    if (i < count)
+      add_key_text(document, "keys", options_.pass_key_digits, options_.pass_keys, i, count);
   }
-  const std::size_t documents = texts_.size();
-  for (int i = 0; i < options_.pass_key_contexts; ++i)
-    add_key_text(texts_[static_cast<std::size_t>(i) % documents], "keys", options_.pass_key_digits,
-                 options_.pass_keys, i, options_.pass_key_contexts);
+}
+
+void Sweep::add_document(const std::string& file) {
+  Document document = read_document(file, tokenizer_);
+  try {
+    running_text(document.tokens, options_.context, options_.score);
+    copy_spans(document.tokens, options_.context);
+  } catch (const std::exception& error) {
+    throw std::runtime_error(file + ": " + error.what());
+  }
+  Text text;
+  text.name = document.name;
+  text.sha256 = hash_of(document.tokens);
+  text.tokens = std::move(document.tokens);
+  text.unit = "document";
+  texts_.push_back(std::move(text));
 }
 
 void Sweep::add_key_text(const Text& document, const std::string& unit, int digits, int count,
@@ -183,11 +197,29 @@ std::vector<Sweep::Job> Sweep::missing_jobs(Text& text) {
     if (Job job{&text, &variant, key_of(text.unit, text, &variant)}; missing(job.key))
       out.push_back(std::move(job));
   }
+  // Every policy at one compression before any is at the next.
+  const auto distance = [](const Job& job) {
+    const double target = job.variant->what.target;
+    return target > 0 ? std::abs(std::log2(target / first_compression)) : 0;
+  };
+  std::stable_sort(out.begin(), out.end(),
+                   [&](const Job& a, const Job& b) { return distance(a) < distance(b); });
   return out;
+}
+
+bool Sweep::needs_probes(Text& text) {
+  const std::vector<Job> jobs = missing_jobs(text);
+  const auto asks = [](const Variant* variant) { return variant->what.policy->needs_probes(); };
+  if (std::any_of(jobs.begin(), jobs.end(), [&](const Job& job) { return asks(job.variant); }))
+    return true;
+  if (&text != &texts_[0]) return false;
+  const std::vector<const Variant*> times = missing_times();
+  return std::any_of(times.begin(), times.end(), asks);
 }
 
 std::vector<const Sweep::Variant*> Sweep::missing_times() const {
   std::vector<const Variant*> out;
+  if (!options_.times) return out;
   for (const Variant& variant : variants_)
     if (!variant.bound() && missing(key_of("times", texts_[0], &variant))) out.push_back(&variant);
   return out;
@@ -202,6 +234,7 @@ long Sweep::cost_of(Text& text) {
   if (out > 0 || missing(key_of("text", text, nullptr)) ||
       (!text.has_keys() && missing(key_of("layers", text, nullptr))))
     out += exact_pass_cost;
+  if (out > 0 && needs_probes(text)) out += probes_cost;
   return out;
 }
 
@@ -241,19 +274,23 @@ long Sweep::run() {
 // The exact pass of a text, its exact answers, and what is recorded of them.
 void Sweep::prepare(Text& text, engine::Run& run) {
   Json about = {{"document", text.name}, {"model_name", model_name_}, {"cpu", cpu_name()}};
+  const bool probes = needs_probes(text);
   if (text.has_keys()) {
-    text.pass.push_back(exact_pass(run, tokenizer_, text.keys));
+    text.pass.push_back(exact_pass(run, tokenizer_, text.keys, probes));
     long found = 0;
     for (const PassKey& key : text.keys.keys) found += key.found_by_exact;
     about["keys_found"] = found;
     about["tokens"] = text.keys.tokens.size();
   } else {
     const std::span<const std::int32_t> tokens(text.tokens);
-    text.pass.push_back(exact_pass(run, tokens.first(static_cast<std::size_t>(options_.context))));
+    const auto context = tokens.first(static_cast<std::size_t>(options_.context));
+    text.pass.push_back(exact_pass(run, context));
+    if (probes) keep_probes(run, text.pass[0], engine::replay_chunks(tokenizer_, context));
     text.tasks.emplace_back(run, text.pass[0].exact, tokens, options_.context, options_.score);
     about["tokens"] = options_.context;
   }
   about["prefill_ms"] = text.pass[0].milliseconds;
+  if (probes) about["replay_ms"] = text.pass[0].probe_milliseconds;
   about["bytes_exact"] = text.pass[0].exact.bytes();
   about["layers"] = model_.config().layers;
   about["kv_heads"] = model_.config().kv_heads;
@@ -261,7 +298,7 @@ void Sweep::prepare(Text& text, engine::Run& run) {
   if (!text.has_keys())
     if (const Records::Key key = key_of("layers", text, nullptr); missing(key))
       add(key, layers_json(text.pass[0], options_.similarity));
-  progress_.step(exact_pass_cost);
+  progress_.step(exact_pass_cost + (probes ? probes_cost : 0));
 }
 
 void Sweep::add(const Records::Key& key, const Json& result) {
@@ -304,7 +341,7 @@ Json Sweep::document_result(const Job& job, engine::Run& run) const {
   const auto look = [&](const lesskv::AnyCache& cache) {
     kept = kept_rows(cache, options_.context);
   };
-  Solved solved(*variant.what.policy);
+  Solved solved(*variant.what.policy, pass);
   DocumentResult found;
   if (variant.oracle) {
     found = evaluate_oracle(run, variant.what, pass, tasks, text.name, look, solved);
@@ -325,7 +362,7 @@ void Sweep::record_times() {
     if (found.contains("note")) {
       result["note"] = found["note"];
     } else {
-      Solved solved(*variant->what.policy);
+      Solved solved(*variant->what.policy, text.pass[0]);
       if (const double fraction = found["fraction"]; fraction > 0) solved.set(fraction);
       const Times times = measure_times(runs_[0], solved, text.pass[0], text.tokens);
       result["compress_ms"] = times.compress_ms;

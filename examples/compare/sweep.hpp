@@ -29,6 +29,7 @@ struct SweepOptions {
   int pass_key_contexts = 12, pass_keys = 14, pass_key_digits = 5;
   // Of a long pass key: the longest of these that the exact cache repeats. None: not asked.
   std::vector<int> long_keys = {64, 48, 32, 24, 16};
+  bool times = true;  // false: for a busy machine
   int threads = 1;
   std::uint64_t seed = 1;
   double similarity = 0.95;  // of a layer's output, for LMBO
@@ -72,6 +73,7 @@ class Sweep {
   void read_policies();
   void read_policy(SweepPolicy& line);
   void read_texts();
+  void add_document(const std::string& file);
   void add_key_text(const Text& document, const std::string& unit, int digits, int count, int i,
                     int of);
   void add_long_keys();
@@ -79,6 +81,7 @@ class Sweep {
   Records::Key key_of(const std::string& unit, const Text& text, const Variant* variant) const;
   bool missing(const Records::Key& key) const { return !records_.has(key); }
   std::vector<Job> missing_jobs(Text& text);
+  bool needs_probes(Text& text);
   std::vector<const Variant*> missing_times() const;
   long cost_of(Text& text);
 

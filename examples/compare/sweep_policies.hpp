@@ -46,31 +46,41 @@ inline std::vector<SweepPolicy> bounds() {
   };
 }
 
+// The recipes (lesskv/recipes.hpp) as curves: their rows and budgets, with the codec that goes with the
+// bytes.
+inline std::vector<SweepPolicy> recipe_policies() {
+  std::vector<SweepPolicy> out;
+  detail::add_composition(out, "Recipe, keys and values",
+                          "maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)");
+  detail::add_composition(out, "Recipe, attention",
+                          "h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)");
+  detail::add_composition(out, "Recipe, replay", "kvzip+globalcut(alpha=0.1)");
+  return out;
+}
+
 // The default: `--policy sweep`.
 inline std::vector<SweepPolicy> sweep_policies() {
-  std::vector<SweepPolicy> out = {
-      {"Random", "rows", "random"},
-      {"StreamingLLM", "rows", "streamingllm"},
-      {"KeyDiff", "rows", "keydiff"},
-      {"SnapKV", "rows", "snapkv"},
-      {"TOVA", "rows", "tova"},
-      {"H2O", "rows", "h2o"},
-      {"LagKV", "rows", "keep(sinks=16)+lagkv(lag=128)"},
-      {"SnapKV, ZigZagKV", "budget", "snapkv(window=32)+zigzag"},
-      {"SnapKV, UNComp", "budget", "snapkv(window=8,pool=7,max_pool=true)+uncomp"},
-      {"INT", "codec", "int(bits=8)"},
-      {"INT", "codec", "int(bits=4,group=32)"},
-      {"KIVI", "codec", "kivi(bits=4)"},
-      {"KIVI", "codec", "kivi(bits=2)"},
-      {"Lloyd-Max", "codec", "lm(bits=5)"},
-      {"Lloyd-Max", "codec", "lm(bits=4)"},
-      {"Lloyd-Max", "codec", "lm(bits=3)"},
-      {"Lloyd-Max", "codec", "lm(bits=2)"},
-  };
-  detail::add_composition(out, "H2O/age, coded", "h2o(age_normalised=true)");
-  detail::add_composition(out, "H2O/age, entropy, coded", "h2o(age_normalised=true)+entropy");
-  detail::add_composition(out, "H2O/age, entropy, KeyDiff cut, coded",
-                          "h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)");
+  std::vector<SweepPolicy> out = recipe_policies();
+  for (SweepPolicy& line : std::vector<SweepPolicy>{
+           {"Random", "rows", "random"},
+           {"StreamingLLM", "rows", "streamingllm"},
+           {"KeyDiff", "rows", "keydiff"},
+           {"SnapKV", "rows", "snapkv"},
+           {"H2O", "rows", "h2o"},
+           {"LagKV", "rows", "keep(sinks=16)+lagkv(lag=128)"},
+           {"Expected Attention", "rows", "expected"},
+           {"SnapKV, Ada-KV", "budget", "snapkv+adakv"},
+           {"KVzip", "budget", "kvzip+globalcut"},
+           {"INT", "codec", "int(bits=8)"},
+           {"INT", "codec", "int(bits=4,group=32)"},
+           {"KIVI", "codec", "kivi(bits=4)"},
+           {"KIVI", "codec", "kivi(bits=2)"},
+           {"Lloyd-Max", "codec", "lm(bits=5)"},
+           {"Lloyd-Max", "codec", "lm(bits=4)"},
+           {"Lloyd-Max", "codec", "lm(bits=3)"},
+           {"Lloyd-Max", "codec", "lm(bits=2)"},
+       })
+    out.push_back(std::move(line));
   for (SweepPolicy& line : bounds()) out.push_back(std::move(line));
   return out;
 }
@@ -78,16 +88,19 @@ inline std::vector<SweepPolicy> sweep_policies() {
 // Beside them, where there is time: `--policy more`.
 inline std::vector<SweepPolicy> more_policies() {
   std::vector<SweepPolicy> out = {
+      {"TOVA", "rows", "tova"},
       {"Key norm", "rows", "keynorm"},
       {"H2O/age", "rows", "h2o(age_normalised=true)"},
       {"KeyDiff or SnapKV", "rows", "maxrank(keydiff,snapkv)"},
-      {"SnapKV, AdaKV", "budget", "snapkv+adakv"},
       {"SnapKV, PyramidKV", "budget", "snapkv+pyramid"},
+      {"SnapKV, ZigZagKV", "budget", "snapkv(window=32)+zigzag"},
+      {"SnapKV, UNComp", "budget", "snapkv(window=8,pool=7,max_pool=true)+uncomp"},
       {"KeyDiff, model-wide cut", "budget", "keydiff+globalcut"},
       {"SnapKV, entropy", "budget", "snapkv+entropy"},
   };
+  detail::add_composition(out, "H2O/age, coded", "h2o(age_normalised=true)");
+  detail::add_composition(out, "H2O/age, entropy, coded", "h2o(age_normalised=true)+entropy");
   detail::add_composition(out, "KeyDiff, coded", "keydiff");
-  detail::add_composition(out, "KeyDiff, model-wide cut, coded", "keydiff+globalcut");
   return out;
 }
 

@@ -30,13 +30,16 @@ struct Recipe {
 inline constexpr Recipe all[] = {
     {"kv_4x", 4,
      "keep(fraction=0.6,sinks=4,recent=16,coded_recent=true)"
-     "+keydiff+globalcut(by=keydiff,alpha=0.5)+lm(bits=6,value_bits=5)"},
+     "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=6,value_bits=5)"},
     {"kv_8x", 8,
      "keep(fraction=0.335,sinks=4,recent=16,coded_recent=true)"
-     "+keydiff+globalcut(by=keydiff,alpha=0.5)+lm(bits=5,value_bits=4)"},
+     "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=5,value_bits=4)"},
     {"kv_16x", 16,
      "keep(fraction=0.19,sinks=4,recent=16,coded_recent=true)"
-     "+keydiff+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
+     "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
+    {"kv_32x", 32,
+     "keep(fraction=0.074,sinks=4,recent=16,coded_recent=true)"
+     "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
     {"attention_4x", 4,
      "keep(fraction=0.595,sinks=4,recent=16,coded_recent=true)"
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+lm(bits=6,value_bits=5)"},
@@ -46,15 +49,21 @@ inline constexpr Recipe all[] = {
     {"attention_16x", 16,
      "keep(fraction=0.18,sinks=4,recent=16,coded_recent=true)"
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
+    {"attention_32x", 32,
+     "keep(fraction=0.068,sinks=4,recent=16,coded_recent=true)"
+     "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
     {"replay_4x", 4,
      "keep(fraction=0.595,sinks=4,recent=16,coded_recent=true)"
-     "+kvzip+globalcut+lm(bits=6,value_bits=5)"},
+     "+kvzip+globalcut(alpha=0.1)+lm(bits=6,value_bits=5)"},
     {"replay_8x", 8,
      "keep(fraction=0.33,sinks=4,recent=16,coded_recent=true)"
-     "+kvzip+globalcut+lm(bits=5,value_bits=4)"},
+     "+kvzip+globalcut(alpha=0.1)+lm(bits=5,value_bits=4)"},
     {"replay_16x", 16,
      "keep(fraction=0.18,sinks=4,recent=16,coded_recent=true)"
-     "+kvzip+globalcut+lm(bits=4,value_bits=3)"},
+     "+kvzip+globalcut(alpha=0.1)+lm(bits=4,value_bits=3)"},
+    {"replay_32x", 32,
+     "keep(fraction=0.071,sinks=4,recent=16,coded_recent=true)"
+     "+kvzip+globalcut(alpha=0.1)+lm(bits=4,value_bits=3)"},
 };
 
 // Null if there is none of that name.

@@ -66,6 +66,28 @@ TEST(UNComp, SharesAreThePublishedOnes) {
   UNComp reversed{.groups = 2, .slope = -0.5, .table = table_of(upwards(32), 1)};
   EXPECT_EQ(shares(reversed, shape)[0], 1.5);
 }
+// The control: the same budgets, to other heads.
+TEST(UNComp, RandomGroupsHaveTheSameSizes) {
+  const Shape shape{.layers = 3, .query_heads = 32, .kv_heads = 32};
+  const CalibrationFile table = table_of(upwards(96), 3);
+  const std::vector<double> ranked = shares(UNComp{.table = table}, shape);
+  std::vector<std::vector<double>> all = {ranked};
+  for (const std::uint64_t seed : {1u, 2u, 3u}) {
+    const UNComp policy{.table = table, .random = seed};
+    const std::vector<double> got = shares(policy, shape);
+    EXPECT_EQ(got, shares(policy, shape));
+    for (int layer = 0; layer < 3; ++layer) {
+      std::vector<double> a(got.begin() + layer * 32, got.begin() + layer * 32 + 32),
+          b(ranked.begin() + layer * 32, ranked.begin() + layer * 32 + 32);
+      std::sort(a.begin(), a.end());
+      std::sort(b.begin(), b.end());
+      EXPECT_EQ(a, b);
+    }
+    for (const std::vector<double>& other : all) EXPECT_NE(got, other);
+    all.push_back(got);
+  }
+}
+
 TEST(UNComp, GroupSizesDifferByOneWithLargerOnesAtTheEnds) {
   EXPECT_EQ(entropy_group_sizes(32, 3), (std::vector<int>{11, 10, 11}));
   EXPECT_EQ(entropy_group_sizes(32, 5), (std::vector<int>{7, 6, 6, 6, 7}));

@@ -28,4 +28,13 @@ TEST(Policy, DefaultDictionary) {
     EXPECT_NE(Policy::with_dictionary(spec, "/d"), spec);
 }
 
+TEST(Policy, KnowsWhereTheScoresOfAReplayAreAllThatSaysWhichRowsStay) {
+  for (const char* const spec : {"kvzip", "keep(sinks=4)+kvzip+globalcut+lm", "replay_8x"})
+    EXPECT_TRUE(Policy(spec).by_kvzip()) << spec;
+  for (const char* const spec : {"h2o+globalcut(by=kvzip)", "maxrank(kvzip,h2o)", "h2o"})
+    EXPECT_FALSE(Policy(spec).by_kvzip()) << spec;
+  EXPECT_TRUE(Policy("maxrank(kvzip,h2o)").needs_probes());
+  EXPECT_TRUE(Policy("h2o+globalcut(by=kvzip)").needs_probes());
+}
+
 }  // namespace policy_test

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -21,7 +23,8 @@ using namespace compare;
 using Json = Records::Json;
 
 TEST(SweepPolicies, AreTakenAndEveryCompressionHasOneCodecOfEachComposition) {
-  const lesskv::Shape shape{.layers = 30, .query_heads = 9, .kv_heads = 3, .head_dim = 64};
+  const lesskv::Shape shape{
+      .layers = 30, .query_heads = 9, .kv_heads = 3, .head_dim = 64, .rope = lesskv::Rope{}};
   std::vector<SweepPolicy> lines = sweep_policies();
   for (SweepPolicy& line : more_policies()) lines.push_back(std::move(line));
   std::set<std::string> specs;
@@ -40,6 +43,16 @@ TEST(SweepPolicies, AreTakenAndEveryCompressionHasOneCodecOfEachComposition) {
         at[line.label] += compression > line.above && compression <= line.up_to;
     EXPECT_GE(at.size(), 3U);
     for (const auto& [label, count] : at) EXPECT_EQ(count, 1) << label << " at " << compression;
+  }
+}
+
+TEST(SweepPolicies, RecipesAreTheirCurves) {
+  for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all) {
+    int found = 0;
+    for (const SweepPolicy& line : recipe_policies())
+      found += recipe.compression > line.above && recipe.compression <= line.up_to &&
+               lesskv::parse_spec(line.spec).methods == lesskv::parse_spec(recipe.text).methods;
+    EXPECT_EQ(found, 1) << recipe.name;
   }
 }
 
@@ -159,6 +172,76 @@ TEST_F(SweepTest, AddsWhatIsMissingAndNothingElse) {
   options_.policies = {"streamingllm"};
   options_.compressions = {2, 3};
   EXPECT_EQ(Sweep(options_).run(), 3);
+}
+
+// A stopped sweep has every policy at 8x before any at another compression, and documents and keys.
+TEST_F(SweepTest, GoesFromTheMiddleToTheEnds) {
+  options_.policies = {"streamingllm", "random"};
+  options_.compressions = {2, 8, 16};
+  options_.texts.push_back(options_.texts[0]);
+  options_.times = false;
+  Sweep(options_).run();
+  std::vector<double> targets;
+  std::vector<std::string> texts;
+  for (const Json& one : records()) {
+    if (one["unit"] == "text") texts.push_back(one.contains("keys_found") ? "keys" : "document");
+    if (one["unit"] == "document") targets.push_back(one["target"]);
+    EXPECT_NE(one["unit"], "times");
+  }
+  EXPECT_EQ(targets, (std::vector<double>{0, 8, 8, 16, 16, 2, 2}));
+  EXPECT_EQ(texts,
+            (std::vector<std::string>{"document", "keys"}));  // the second is the first again
+}
+
+// What a replay pays is worked out once for a text; a cache that sees the probes keeps the same rows.
+TEST_F(SweepTest, ReplaysTextsForPoliciesThatAskForProbes) {
+  engine::Model model = engine::Model::open(options_.model);
+  const engine::Tokenizer tokenizer(model.file());
+  engine::Run run(model);
+  const Document document = read_document(options_.texts[0], tokenizer);
+  const auto context = std::span<const std::int32_t>(document.tokens).first(192);
+  Pass pass = exact_pass(run, context);
+  keep_probes(run, pass, engine::replay_chunks(tokenizer, context));
+  const Policy policy("keep(fraction=0.3,sinks=4)+kvzip+globalcut");
+  const Solved solved(policy, pass);
+  EXPECT_TRUE(solved.replayed);
+  lesskv::AnyCache seen = lesskv::make_cache(policy.spec, pass.exact.shape()),
+                   noted = lesskv::make_cache(solved.spec, pass.exact.shape());
+  EXPECT_TRUE(seen.needs_probes());
+  EXPECT_FALSE(noted.needs_probes());
+  Index same = 0, all = 0;
+  for (lesskv::AnyCache* cache : {&seen, &noted}) {
+    replay(pass, *cache);
+    cache->compress();
+  }
+  EXPECT_NEAR(double(seen.bytes()), double(noted.bytes()), 0.02 * double(seen.bytes()));
+  for (int layer = 0; layer < pass.exact.shape().layers; ++layer)
+    for (int head = 0; head < pass.exact.shape().kv_heads; ++head) {
+      const auto a = seen.positions(layer, head), b = noted.positions(layer, head);
+      std::vector<lesskv::Position> both;
+      std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
+      same += static_cast<Index>(both.size());
+      all += static_cast<Index>(a.size());
+    }
+  // Probes are kept in 16 bits: rows at the cut may change places.
+  EXPECT_GE(same, all * 99 / 100);
+  EXPECT_LT(all, 192 * 90 / 2);
+
+  options_.policies = {"kvzip+globalcut", "maxrank(kvzip,h2o)+globalcut(by=kvzip)", "random"};
+  Sweep(options_).run();
+  std::map<std::string, double> copied;
+  for (const Json& one : records()) {
+    EXPECT_FALSE(one.contains("note")) << one;
+    if (one["unit"] == "text") {
+      EXPECT_TRUE(one.contains("replay_ms"));
+    }
+    if (one["unit"] == "document") copied[one["policy"]] = one["copy"]["kld"]["mean"];
+  }
+  EXPECT_EQ(copied.size(), 4U);
+  for (const auto& [spec, kld] : copied)
+    if (spec != "random") {
+      EXPECT_LT(kld, 0.5 * copied["random"]) << spec;
+    }
 }
 
 // An oracle beats chance by far, more bits beat fewer; both are asked on documents alone.

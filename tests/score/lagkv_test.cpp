@@ -220,7 +220,8 @@ TEST(LagKV, IdenticalRowsGiveFiniteEqualScoresAndTheLaterRowsStay) {
       (std::vector<std::int32_t>{4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}));
 }
 
-std::vector<float> scores_of_chunk(const Matrix& keys, const Matrix& values, Index lag) {
+std::vector<float> scores_of_chunk(const Matrix& keys, const Matrix& values, Index lag,
+                                   const LagKV& policy) {
   std::vector<Position> at(static_cast<std::size_t>(2 * lag));
   Head head;
   head.positions = at;
@@ -228,9 +229,12 @@ std::vector<float> scores_of_chunk(const Matrix& keys, const Matrix& values, Ind
   lesskv::detail::point(head.keys, keys.data(), 2 * lag, keys.cols(), keys.cols());
   lesskv::detail::point(head.values, values.data(), 2 * lag, values.cols(), values.cols());
   std::vector<float> out(at.size());
-  LagKV{.lag = lag}.score(head, out);
+  policy.score(head, out);
   out.resize(static_cast<std::size_t>(lag));
   return out;
+}
+std::vector<float> scores_of_chunk(const Matrix& keys, const Matrix& values, Index lag) {
+  return scores_of_chunk(keys, values, lag, {.lag = lag});
 }
 
 Matrix normal(Index rows, Index columns, unsigned seed) {
@@ -267,6 +271,59 @@ TEST(LagKV, ScaleAndShiftOfAChannelChangeNothing) {
   const std::vector<float> a = scores_of_chunk(keys, values, 10),
                            b = scores_of_chunk(other, values, 10);
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5f);
+}
+
+// The variants of the paper's ablation in double: the same chunks, other scores.
+TEST(LagKV, VariantsAreThoseOfTheAblation) {
+  const Index lag = 10;
+  const Matrix keys = normal(2 * lag, 8, 5), values = normal(2 * lag, 8, 6);
+  const auto scores = [&](LagVariant variant) {
+    return scores_of_chunk(keys, values, lag, {.lag = lag, .variant = variant});
+  };
+  const std::vector<float> norms = scores(LagVariant::l2norm);
+  for (Index r = 0; r < lag; ++r)
+    EXPECT_NEAR(norms[std::size_t(r)], -keys.row(r).cast<double>().norm(), 1e-5);
+  // A chunk that is followed by itself: its own extremes are those of the next.
+  Matrix twice_keys = keys, twice_values = values;
+  twice_keys.bottomRows(lag) = keys.topRows(lag);
+  twice_values.bottomRows(lag) = values.topRows(lag);
+  EXPECT_EQ(scores(LagVariant::localkv),
+            scores_of_chunk(twice_keys, twice_values, lag, {.lag = lag}));
+  EXPECT_NE(scores(LagVariant::localkv), scores(LagVariant::lagkv));
+}
+
+// Through a cache, which scores the method itself from storage and the variants from f32.
+TEST(LagKV, VariantsKeepTheirRows) {
+  const Index lag = 128;
+  Seen seen(15, 0);
+  const Shape one{.query_heads = 1, .kv_heads = 1, .head_dim = 64, .dtype = DType::f32};
+  std::vector<std::vector<std::int32_t>> sets;
+  for (const LagVariant variant : {LagVariant::lagkv, LagVariant::localkv, LagVariant::l2norm}) {
+    const LagKV policy{.lag = lag, .variant = variant};
+    KVCache cache(one, policy, Keep{.fraction = 0.25});
+    cache.append(0, View::packed(seen.keys.data(), 1024, 1, 64),
+                 View::packed(seen.values.data(), 1024, 1, 64));
+    cache.compress();
+    std::vector<std::int32_t> want;
+    for (Index first = 0; first + 2 * lag <= 1024; first += lag) {
+      seen.head.first = first;
+      seen.head.last = first + lag;
+      policy.score(seen.head, seen.scores);
+      std::vector<std::pair<float, Index>> order;
+      for (Index r = first; r < first + lag; ++r)
+        order.emplace_back(-seen.scores[std::size_t(r)], -r);
+      std::sort(order.begin(), order.end());
+      for (Index i = 0; i < lag / 4; ++i)
+        want.push_back(static_cast<std::int32_t>(-order[std::size_t(i)].second));
+    }
+    for (Index r = 1024 - lag; r < 1024; ++r) want.push_back(static_cast<std::int32_t>(r));
+    std::sort(want.begin(), want.end());
+    sets.push_back(positions(cache.positions(0, 0)));
+    EXPECT_EQ(sets.back(), want);
+  }
+  EXPECT_NE(sets[0], sets[1]);
+  EXPECT_NE(sets[0], sets[2]);
+  EXPECT_NE(sets[1], sets[2]);
 }
 
 TEST(LagKV, SkippedLayersStayWhole) {

@@ -27,10 +27,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <numeric>
 #include <string_view>
 #include <vector>
 
+#include "../core/noise.hpp"
 #include "head_entropy.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -52,6 +54,7 @@ struct UNComp {
   Index truncation = 0;              // k: eigenvalues that count; 0: a quarter of the channels
   EntropyOf of = EntropyOf::queries;
   CalibrationFile table = {};
+  std::uint64_t random = 0;  // not 0: groups of the same sizes, by lot of this seed; a control
 
   static constexpr std::string_view name = "uncomp";
   static constexpr std::string_view summary =
@@ -65,6 +68,7 @@ struct UNComp {
     visit("truncation", self.truncation, "eigenvalues that count; 0: a quarter of the channels");
     visit("of", self.of, "queries, keys or values");
     visit("table", self.table, "calibration file to read the entropies from");
+    visit("random", self.random, "not 0: a seed; groups of the same sizes by lot, a control");
   }
 
   using State = HeadEntropy;
@@ -110,7 +114,11 @@ struct UNComp {
     detail::measure_entropy("UNComp", of, truncation, head, state);
   }
   void share(const Shape& shape, std::span<const State> measured, std::span<double> quota) const {
-    const std::vector<double> entropy = detail::head_entropies(shape, table, of, measured);
+    std::vector<double> entropy = detail::head_entropies(shape, table, of, measured);
+    if (random != 0)
+      for (std::size_t i = 0; i < entropy.size(); ++i)
+        if (!std::isnan(entropy[i]))
+          entropy[i] = static_cast<double>(detail::noise(detail::noise(random) ^ i));
     const Index scope = all_heads ? shape.heads() : shape.kv_heads;
     for (Index first = 0; first < shape.heads(); first += scope)
       share_scope(entropy, first, scope, quota);

@@ -17,8 +17,9 @@
 
 #include "../codec/csr.hpp"
 #include "../methods.hpp"
-#include "../recipes.hpp"
+#include "expand_recipes.hpp"
 #include "spec.hpp"
+#include "split_spec.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -28,106 +29,6 @@ namespace detail {
 struct StandInScorer {
   void score(const Head&, std::span<float>) const {}
 };
-
-struct SpecPart {
-  std::string name;
-  std::vector<std::pair<std::string, std::string>> arguments;
-};
-
-inline std::vector<SpecPart> split_spec(std::string_view spec) {
-  std::string text;
-  for (const char c : spec)
-    if (c != ' ' && c != '\t' && c != '\n') text += c;
-  if (text.empty()) fail("spec: it is empty; 'exact' keeps everything");
-  std::vector<SpecPart> parts;
-  std::size_t at = 0;
-  const auto word = [&](const char* what) {
-    const std::size_t start = at;
-    while (at < text.size() && std::string_view("+(),=").find(text[at]) == std::string_view::npos)
-      ++at;
-    if (at == start)
-      fail("spec: ", what, " is missing at character ", start + 1, " of '", text, "'");
-    return text.substr(start, at - start);
-  };
-  // A word with the parentheses that follow it, whatever is inside.
-  const auto nested = [&](std::string begin) {
-    if (at >= text.size() || text[at] != '(') return begin;
-    const std::size_t start = at;
-    for (int depth = 0; at < text.size();) {
-      depth += text[at] == '(' ? 1 : text[at] == ')' ? -1 : 0;
-      ++at;
-      if (depth == 0) return begin + text.substr(start, at - start);
-    }
-    fail("spec: '", begin, "': ')' is missing");
-  };
-  while (at < text.size() || !parts.empty()) {
-    SpecPart part{word("a name"), {}};
-    if (at < text.size() && text[at] == '(') {
-      ++at;
-      while (at < text.size() && text[at] != ')') {
-        std::string key = word("a parameter");
-        if (at < text.size() && text[at] == '=') {
-          ++at;
-          part.arguments.emplace_back(std::move(key), nested(word("a value")));
-        } else {
-          part.arguments.emplace_back("", nested(std::move(key)));
-        }
-        if (at < text.size() && text[at] == ',')
-          ++at;
-        else
-          break;
-      }
-      if (at >= text.size() || text[at] != ')') fail("spec: '", part.name, "': ')' is missing");
-      ++at;
-    }
-    parts.push_back(std::move(part));
-    if (at == text.size()) break;
-    if (text[at] != '+') fail("spec: '+' is missing at character ", at + 1, " of '", text, "'");
-    ++at;
-  }
-  return parts;
-}
-
-// A recipe's name becomes the parts that it stands for. What a keep(...) beside it says goes before what
-// the recipe says; an amount takes the place of its fraction.
-inline std::vector<SpecPart> expand_recipes(std::vector<SpecPart> parts) {
-  const recipes::Recipe* found = nullptr;
-  SpecPart keep{"keep", {}};
-  std::vector<SpecPart> recipe, out;
-  int keeps = 0;
-  for (const SpecPart& part : parts) {
-    const recipes::Recipe* one = recipes::find(part.name);
-    if (part.name == "keep") {
-      keep = part;
-      ++keeps;
-    } else if (!one) {
-      out.push_back(part);
-    } else {
-      if (found) fail("spec: two recipes, ", found->name, " and ", one->name, "; name one");
-      if (!part.arguments.empty())
-        fail("spec: ", part.name, " takes no parameters; keep(...) beside it says what differs");
-      found = one;
-      recipe = split_spec(one->text);
-    }
-  }
-  if (!found || keeps > 1) return parts;
-  const auto says = [&](std::string_view key) {
-    return std::any_of(keep.arguments.begin(), keep.arguments.end(),
-                       [&](const auto& argument) { return argument.first == key; });
-  };
-  const bool amount = says("fraction") || says("tokens") || says("bytes");
-  for (SpecPart& part : recipe) {
-    if (part.name != "keep") {
-      out.push_back(std::move(part));
-      continue;
-    }
-    for (auto& argument : part.arguments)
-      if (!says(argument.first) && !(amount && argument.first == "fraction"))
-        keep.arguments.push_back(std::move(argument));
-  }
-  out.insert(out.begin(), std::move(keep));
-  return out;
-}
 
 // Numbers of edits between two words, for "did you mean".
 inline std::size_t edits(std::string_view a, std::string_view b) {

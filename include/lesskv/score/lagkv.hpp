@@ -8,6 +8,9 @@
 //           token's score is the standard deviation of z over its channels (divisor: channels - 1),
 //           soft-maxed over the chunk; the score of keys plus value_weight times the score of
 //           values.
+// Variants: what its ablation compares it with, in the same chunks. localkv: min and max of the chunk
+//           itself. l2norm: minus the length of the key (its code skips layers 0 and 1 then:
+//           skip_layers).
 // Needs:    keys (after RoPE) and values; no queries, no attention.
 // Cost:     one pass over keys and values as they are stored, linear in the length (16-bit numbers
 //           are not widened to find a minimum); measured by bench/compress_bench.cpp.
@@ -19,7 +22,9 @@
 //           survivors stay in position order.
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string_view>
 #include <vector>
@@ -30,10 +35,17 @@
 
 LESSKV_BEGIN_NAMESPACE
 
+// By what the rows of a chunk are told apart.
+enum class LagVariant : std::uint8_t { lagkv, localkv, l2norm };
+constexpr std::array<std::string_view, 3> names_of(LagVariant) {
+  return {"lagkv", "localkv", "l2norm"};
+}
+
 struct LagKV {
   Index lag = 128;                    // chunk length, and how far ahead a chunk looks
   float value_weight = 1;             // weight of the value score; 0: keys alone
   std::vector<int> skip_layers = {};  // layers that stay whole
+  LagVariant variant = LagVariant::lagkv;
 
   static constexpr std::string_view name = "lagkv";
   static constexpr std::string_view summary =
@@ -44,6 +56,7 @@ struct LagKV {
     visit("lag", self.lag, "chunk length, and how far ahead a chunk looks");
     visit("value_weight", self.value_weight, "weight of the value score beside the key score");
     visit("skip_layers", self.skip_layers, "layers that stay whole");
+    visit("variant", self.variant, "lagkv, or of its ablation: localkv, l2norm");
   }
 
   static constexpr Need needs = Need::keys | Need::values;
@@ -64,14 +77,18 @@ struct LagKV {
         fail("LagKV::skip_layers: ", layer, " is not a layer");
   }
 
-  // Scores of a chunk sum to 1 + value_weight in every head, so they may be compared across heads.
+  // Scores of a chunk sum to 1 + value_weight in every head, so they may be compared across heads
+  // (not those of l2norm).
   void score(const Head& head, std::span<float> out) const {
-    for (Index r = head.first; r < head.last; ++r) out[detail::uz(r)] = 0;
+    for (Index r = head.first; r < head.last; ++r)
+      out[detail::uz(r)] = variant == LagVariant::l2norm ? -head.keys.row(r).norm() : 0.f;
+    if (variant == LagVariant::l2norm) return;
     add(head.keys, head.first, head.last, 1, out);
     if (value_weight > 0) add(head.values, head.first, head.last, value_weight, out);
   }
 
   // The same for any number of chunks in a row, from storage.
+  bool scores_tiles() const { return variant == LagVariant::lagkv; }
   void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
     const Index count = head.last - head.first;
     thread_local detail::Floats scratch;
@@ -99,11 +116,12 @@ struct LagKV {
  private:
   void add(const Rows& x, Index first, Index last, float weight, std::span<float> out) const {
     const Index width = x.cols(), stride = x.outerStride(), count = last - first;
-    // Per channel the lowest value of the next chunk, and the reciprocal of its range; 0 for a
-    // channel without one (or one beyond f32), which then adds nothing to any sum.
-    std::vector<float> low(x.data() + last * stride, x.data() + last * stride + width);
+    // Per channel the lowest value of the next chunk (localkv: of this one), and the reciprocal of
+    // its range; 0 for a channel without one (or one beyond f32), which then adds nothing to any sum.
+    const Index from = variant == LagVariant::localkv ? first : last;
+    std::vector<float> low(x.data() + from * stride, x.data() + from * stride + width);
     std::vector<float> scale = low, z(low.size()), deviation(detail::uz(count), 0.f);
-    for (Index r = last; r < last + lag; ++r)
+    for (Index r = from; r < from + lag; ++r)
       for (std::size_t c = 0; c < low.size(); ++c) {
         const float one = x.data()[r * stride + static_cast<Index>(c)];
         low[c] = std::min(low[c], one);

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "../core/concepts.hpp"
+#include "../core/noise.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -28,23 +29,14 @@ struct Random {
 
   static constexpr Need needs = Need::nothing;
   void score(const Head& head, std::span<float> out) const {
-    std::uint64_t stream = mix(seed + 0x9e3779b97f4a7c15u);
-    stream = mix(stream ^ static_cast<std::uint64_t>(head.layer));
-    stream = mix(stream ^ static_cast<std::uint64_t>(head.head));
+    std::uint64_t stream = detail::noise(seed + 0x9e3779b97f4a7c15u);
+    stream = detail::noise(stream ^ static_cast<std::uint64_t>(head.layer));
+    stream = detail::noise(stream ^ static_cast<std::uint64_t>(head.head));
     for (Index r = head.first; r < head.last; ++r) {
       const std::uint64_t h =
-          mix(stream ^ static_cast<std::uint64_t>(to_int(head.positions[detail::uz(r)])));
+          detail::noise(stream ^ static_cast<std::uint64_t>(to_int(head.positions[detail::uz(r)])));
       out[detail::uz(r)] = static_cast<float>(h >> 40);  // 24 bits: exact in f32
     }
-  }
-
- private:
-  // The finaliser of SplitMix64 (Steele et al., OOPSLA 2014).
-  static constexpr std::uint64_t mix(std::uint64_t x) {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
   }
 };
 
