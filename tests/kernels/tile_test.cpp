@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <lesskv/core/scratch.hpp>
 #include <lesskv/kernels/tile_kernels.hpp>
 #include <numeric>
 
@@ -158,6 +159,49 @@ TEST_P(Tiles, NormsOfKeys) {
           for (Index c = 0; c < dim; ++c) sum += std::pow(double{head.keys[uz(r * dim + c)]}, 2);
           ASSERT_NEAR(out[uz(r - first)], std::sqrt(sum), 1e-6 * std::sqrt(sum));
         }
+      }
+    }
+}
+
+// Many rows, so that single precision alone would show; a key without length among them.
+TEST_P(Tiles, DirectionsOfKeysAndProductsWithOne) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16})
+    for (const int dim : {1, 3, 16, 80, 128}) {
+      Head head(6000, dim, 1, type, 14);
+      const Index none = 100;
+      for (Index c = 0; c < dim; ++c) {
+        put(const_cast<void*>(head.blocks[none / 64].keys),
+            none % 64 / 16 * dim * 16 + c * 16 + none % 16, 0, type);
+        head.keys[uz(none * dim + c)] = 0;
+      }
+      std::vector<float> direction(uz(dim));
+      for (Index c = 0; c < dim; ++c) direction[uz(c)] = std::sin(static_cast<float>(c) + 1);
+      for (const auto& [first, last] :
+           {std::pair<Index, Index>{0, 6000}, {7, 8}, {60, 70}, {100, 101}, {3, 149}, {16, 144}}) {
+        std::vector<float> lengths(uz(last - first) + 1, -77.f), products = lengths;
+        std::vector<double> sum(uz(dim), 2.0), want(uz(dim), 2.0);
+        lesskv::detail::Floats workspace(16 * dim);
+        scores().key_directions(type, head.blocks.data(), dim, first, last, lengths.data(),
+                                sum.data(), workspace.data());
+        scores().key_products(type, head.blocks.data(), dim, first, last, direction.data(),
+                              products.data());
+        EXPECT_EQ(lengths.back(), -77.f);
+        EXPECT_EQ(products.back(), -77.f);
+        for (Index r = first; r < last; ++r) {
+          double squares = 0, product = 0;
+          for (Index c = 0; c < dim; ++c) {
+            const double x = head.keys[uz(r * dim + c)];
+            squares += x * x;
+            product += x * double{direction[uz(c)]};
+          }
+          const double length = std::sqrt(squares);
+          ASSERT_NEAR(lengths[uz(r - first)], length, 1e-6 * length);
+          ASSERT_NEAR(products[uz(r - first)], product, 2e-6 * length * std::sqrt(double(dim)));
+          for (Index c = 0; c < dim && length > 0; ++c)
+            want[uz(c)] += double{head.keys[uz(r * dim + c)]} / length;
+        }
+        for (Index c = 0; c < dim; ++c)
+          ASSERT_NEAR(sum[uz(c)], want[uz(c)], 1e-7 * static_cast<double>(last - first) + 1e-6);
       }
     }
 }

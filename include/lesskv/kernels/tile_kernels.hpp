@@ -32,6 +32,13 @@ struct ScoreKernelTable {
   void (*lag_deviations)(const LagTask&, float* out);
   // The Euclidean length of the keys of rows [first, last).
   void (*key_norms)(DType, const BlockRef* blocks, int dim, Index first, Index last, float* out);
+  // The same lengths, and the sum of these keys at length 1 on top of sum[dim]. workspace: 16 * dim
+  // floats, 64-byte aligned.
+  void (*key_directions)(DType, const BlockRef* blocks, int dim, Index first, Index last,
+                         float* lengths, double* sum, float* workspace);
+  // Products of the keys of rows [first, last) with one direction.
+  void (*key_products)(DType, const BlockRef* blocks, int dim, Index first, Index last,
+                       const float* direction, float* out);
 };
 
 // Selection, and rows that move.

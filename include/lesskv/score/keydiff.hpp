@@ -11,9 +11,14 @@
 // Differs:  a key of zero length has cosine 0 (kvpress: the same, by its epsilon).
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <string_view>
+#include <vector>
 
-#include "../core/concepts.hpp"
+#include "../core/scratch.hpp"
+#include "../core/tiles.hpp"
+#include "../kernels/tile_kernels.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -37,6 +42,33 @@ struct KeyDiff {
     for (Index r = head.first; r < head.last; ++r) {
       const float product = head.keys.row(r).norm() * length;
       out[detail::uz(r)] = product > 0 ? -head.keys.row(r).dot(mean) / product : 0.f;
+    }
+  }
+  // The same from storage, in two passes over the keys.
+  void score_tiles(const Head& head, const Tiles& rows, std::span<float> out) const {
+    using detail::uz;
+    const Index dim = rows.key_dim, first = rows.offset, size = head.size();
+    const BlockRef* blocks = rows.blocks.data();
+    thread_local detail::Floats workspace, lengths;
+    workspace.reserve(16 * dim);
+    lengths.reserve(std::max<Index>(1, size));
+    std::vector<double> sum(uz(dim), 0.0);
+    score_kernels().key_directions(rows.dtype, blocks, rows.key_dim, first, first + size,
+                                   lengths.data(), sum.data(), workspace.data());
+    double squares = 0;
+    for (double& x : sum) {
+      x /= double(std::max<Index>(1, size));
+      squares += x * x;
+    }
+    float* direction = workspace.data();
+    std::copy(sum.begin(), sum.end(), direction);
+    const auto length = static_cast<float>(std::sqrt(squares));
+    score_kernels().key_products(rows.dtype, blocks, rows.key_dim, first + head.first,
+                                 first + head.last, direction, out.data() + head.first);
+    for (Index r = head.first; r < head.last; ++r) {
+      float& score = out[uz(r)];
+      const float product = lengths.data()[r] * length;
+      score = product > 0 ? -score / product : 0.f;
     }
   }
 };
