@@ -185,6 +185,7 @@ void gather(benchmark::State& state, DType type, double share) {
   for (auto _ : state) {
     // Blocks of its own: a fork would be copied on write.
     std::vector<HeadStore> store(heads, HeadStore(dim, dim, type));
+    for (HeadStore& head : store) head.expect(rows);
     {
       std::vector<float> keys(uz(512 * dim)), values(uz(512 * dim));
       for (Index first = 0; first < rows; first += 512)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The blocks of a head and their memory. Blocks are shared by forks and copied when one of them writes.
-// Many blocks at once (a prompt, or what is left of it) are one allocation, a group: one stretch of
-// memory, on huge pages if it is large. Groups hold full blocks only, and no group outlives a
+// Many blocks at once (a prompt, or what is left of it) are few allocations, groups: stretches of
+// memory of a huge page or a little more. Groups hold full blocks only, and no group outlives a
 // compression with a hole in it: its other blocks move together, so that memory is really given
-// back.
+// back. Groups that stay whole need not move: writing memory that the system has just given takes longer
+// than moving the rows.
 #pragma once
 
 #include <algorithm>
@@ -77,10 +78,12 @@ class BlockList {
       return block.data.get() >= begin && block.data.get() < begin + uz(blocks) * block_bytes;
     }
   };
-  // The blocks of the newest group that are not taken yet. A fork does not get them.
+  // The blocks of the newest groups that are not taken yet. A fork does not get them.
   struct Room {
     std::shared_ptr<std::byte> next;
-    Index left = 0;
+    Index here = 0;                                 // in the group of `next`
+    Index left = 0;                                 // in all
+    std::vector<std::shared_ptr<std::byte>> later;  // groups that are not begun, the last one first
     bool coded = false;
     Room() = default;
     Room(const Room&) : Room() {}
@@ -91,7 +94,9 @@ class BlockList {
     }
     void swap(Room& other) noexcept {
       std::swap(next, other.next);
+      std::swap(here, other.here);
       std::swap(left, other.left);
+      std::swap(later, other.later);
       std::swap(coded, other.coded);
     }
   };
@@ -117,11 +122,14 @@ class BlockList {
     block.coded = is_coded;
     if (room_.left > 0 && room_.coded == is_coded && capacity == block_rows) {
       block.grouped = true;
+      Group& group = groups_[begun()];
       block.data = room_.next;
-      ++groups_.back().live;
-      room_.next = --room_.left > 0 ? std::shared_ptr<std::byte>(
-                                          room_.next, room_.next.get() + groups_.back().block_bytes)
-                                    : nullptr;
+      ++group.live;
+      --room_.left;
+      if (--room_.here > 0)
+        room_.next = std::shared_ptr<std::byte>(room_.next, room_.next.get() + group.block_bytes);
+      else
+        begin_next();
     } else {
       block.data = std::shared_ptr<std::byte>(static_cast<std::byte*>(::operator new(n, alignment)),
                                               AlignedDelete{});
@@ -132,20 +140,47 @@ class BlockList {
   }
   // The next `count` full blocks will be one allocation.
   LESSKV_OUT_OF_LINE void group(Index count, bool is_coded) {
-    if (count < least_group) return;
     room_ = {};
+    if (count < least_group) return;
     std::erase_if(groups_, [](const Group& g) { return g.live == 0; });
     const std::size_t n =
         uz(round_up(static_cast<Index>(format_.data_bytes(block_rows, is_coded)), 64));
-    groups_.push_back({nullptr, n, count, 0});
-    room_.next = allocate_pages(n * uz(count));
+    const Index page = static_cast<Index>((huge_page + n - 1) / n);
+    const Index most = std::max(least_group, page), parts = std::max<Index>(1, count / most);
+    for (Index i = 0; i < parts; ++i) {
+      const Index blocks = i + 1 < parts ? most : count - i * most;
+      room_.later.insert(room_.later.begin(), allocate_pages(n * uz(blocks)));
+      groups_.push_back({room_.later.front().get(), n, blocks, 0});
+    }
     room_.left = count;
     room_.coded = is_coded;
-    groups_.back().begin = room_.next.get();
+    begin_next();
   }
-  // Blocks of a group that this head holds, the room included: that is of the newest.
+  // The group that the room is in; those after it are all room.
+  std::size_t begun() const { return groups_.size() - 1 - room_.later.size(); }
+  void begin_next() {
+    room_.next.reset();
+    if (room_.later.empty()) return;
+    room_.next = std::move(room_.later.back());
+    room_.later.pop_back();
+    room_.here = groups_[begun()].blocks;
+  }
+  // Blocks of a group that this head holds, the room included.
   Index held(const Group& group) const {
-    return group.live + (&group == &groups_.back() ? room_.left : 0);
+    const auto i = static_cast<std::size_t>(&group - groups_.data());
+    return i > begun() ? group.blocks : group.live + (i == begun() ? room_.here : 0);
+  }
+  // Leading blocks, `most` at most, in groups on huge pages that hold nothing else and are ours.
+  LESSKV_OUT_OF_LINE Index whole_groups(Index most) {
+    Index n = 0;
+    while (n < most) {
+      const Group* group = group_of(blocks_[uz(n)]);
+      if (!group || group->live < group->blocks || n + group->blocks > most ||
+          uz(group->blocks) * group->block_bytes < huge_page || !mine(blocks_[uz(n)]))
+        break;
+      n += group->blocks;
+    }
+    return n;
   }
   Group* group_of(const Block& block) {
     if (!block.grouped) return nullptr;
@@ -217,7 +252,7 @@ class BlockList {
     // All blocks of a group share one count, and the room has its part in it.
     const Group* group = group_of(block);
     const Index own =
-        group ? group->live + (group == &groups_.back() && room_.left > 0 ? 1 : 0) : 1;
+        group ? group->live + (group == &groups_[begun()] && room_.here > 0 ? 1 : 0) : 1;
     if (block.data.use_count() > own) return false;
     // Pairs with the release when the other fork let go, so that its reads lie before our writes.
     std::atomic_thread_fence(std::memory_order_acquire);

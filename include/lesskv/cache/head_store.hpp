@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <utility>
@@ -148,36 +149,49 @@ class HeadStore : private BlockList {
     sources.clear();
     for (Index b = 0; b < block_count(); ++b) sources.push_back(block(b));
     const Index full = count / block_rows, before = block_count();
-    // Where much goes, what stays moves into memory of its own.
-    std::vector<Block> moved;
-    const bool move = first < count && full >= least_group && full < before - before / 4;
-    if (move) {
-      moved.reserve(uz(full + 1));
-      first = 0;
-      group(full, false);
-    }
-    for (Index b = first / block_rows; b * block_rows < count && first < count; ++b) {
-      const Index n = std::min(block_rows, count - b * block_rows);
+    const auto fill = [&](Index b, const Block& to) {
       const std::int32_t* rows = kept.data() + b * block_rows;
+      const Index n = std::min(block_rows, count - b * block_rows);
+      kernel.gather_keys(format_.dtype, sources.data(), format_.key_dim, rows, n, to.keys());
+      kernel.gather_values(format_.dtype, sources.data(), format_.value_dim, rows, n,
+                           format_.value_row(to, 0));
+    };
+    // Where much goes, what stays moves into memory of its own, but for groups that it fills; that part
+    // first, so that nothing is allocated once rows are overwritten.
+    std::vector<Block> moved;
+    Index in_place = before;
+    if (first < count && full >= least_group && full < before - before / 4) {
+      in_place = whole_groups(full);
+      first = std::min(first, in_place * block_rows);
+      moved.reserve(uz(full + 1 - in_place));
+      group(full - in_place, false);
+    }
+    for (Index b = in_place; b * block_rows < count; ++b) {
+      const Index n = std::min(block_rows, count - b * block_rows);
+      Block fresh = allocate(trim ? n : block_rows, false, n == block_rows);
+      fresh.first = static_cast<std::int32_t>(b * block_rows);
+      fresh.rows = static_cast<std::uint8_t>(n);
+      fill(b, fresh);
+      moved.push_back(std::move(fresh));
+    }
+    for (Index b = first / block_rows; b < in_place && first < count && b * block_rows < count;
+         ++b) {
       Block& to = blocks_[uz(b)];
+      if (mine(to)) {
+        fill(b, to);
+        continue;
+      }
       // A block that a fork reads is replaced, not copied and then overwritten.
-      Block fresh = move       ? allocate(trim ? n : block_rows, false, n == block_rows)
-                    : mine(to) ? Block{}
-                               : allocate(to.capacity);
+      Block fresh = allocate(to.capacity);
       fresh.first = to.first;
       fresh.rows = to.rows;
-      Block& target = fresh.data ? fresh : to;
-      kernel.gather_keys(format_.dtype, sources.data(), format_.key_dim, rows, n, target.keys());
-      kernel.gather_values(format_.dtype, sources.data(), format_.value_dim, rows, n,
-                           format_.value_row(target, 0));
-      if (move) {
-        fresh.rows = static_cast<std::uint8_t>(n);
-        moved.push_back(std::move(fresh));
-      } else if (fresh.data) {
-        put(to, std::move(fresh));
-      }
+      fill(b, fresh);
+      put(to, std::move(fresh));
     }
-    if (move) blocks_ = std::move(moved);
+    if (in_place < before) {
+      blocks_.resize(uz(in_place));
+      std::move(moved.begin(), moved.end(), std::back_inserter(blocks_));
+    }
     resize(count);
     if (trim || tight_) this->trim();
     settle(true);
