@@ -188,4 +188,66 @@ TEST(HeadStore, BlocksOfOnePromptLieInOneStretch) {
     ASSERT_LT((keys.row(i) - rows.row(i % 64)).cwiseAbs().maxCoeff(), 2e-3f) << i;
 }
 
+// Several groups of 32 blocks. What stays fills the first ones where they are; the rest moves.
+TEST(HeadStore, GroupsThatStayWholeAreNotMoved) {
+  const auto filled = [](Index reserved, Index rows) {
+    HeadStore store(128, 128, DType::f32);
+    store.reserve(reserved);
+    Matrix part(64, 128);
+    for (Index first = 0; first < rows; first += 64) {
+      for (Index i = 0; i < 64; ++i) part.row(i).setConstant(static_cast<float>(first + i));
+      const Matrix values = -part;
+      store.append(part.data(), values.data(), std::min<Index>(64, rows - first));
+    }
+    return store;
+  };
+  const auto expect_rows = [](const HeadStore& store, const std::vector<std::int32_t>& rows) {
+    const auto n = static_cast<Index>(rows.size());
+    ASSERT_EQ(store.rows(), n);
+    Matrix keys(n, 128), values(n, 128);
+    store.read(0, n, keys.data(), values.data());
+    for (Index i = 0; i < n; ++i) {
+      const auto want = static_cast<float>(rows[static_cast<std::size_t>(i)]);
+      ASSERT_TRUE((keys.row(i).array() == want).all() && (values.row(i).array() == -want).all())
+          << "row " << i << " is not " << want;
+    }
+  };
+  const auto all = [](Index rows) {
+    std::vector<std::int32_t> out(static_cast<std::size_t>(rows));
+    std::iota(out.begin(), out.end(), 0);
+    return out;
+  };
+  std::mt19937 random(5);
+  for (const auto& [reserved, rows] :
+       {std::pair<Index, Index>{8192, 8192}, {8192, 5000}, {9000, 8990}})
+    for (const bool forked : {false, true})
+      for (const unsigned percent : {20u, 30u, 55u, 70u, 95u}) {
+        HeadStore store = filled(reserved, rows);
+        const std::size_t before = store.bytes();
+        std::vector<std::int32_t> kept;
+        for (std::int32_t r = 0; r < rows; ++r)
+          if (random() % 100 < percent) kept.push_back(r);
+        const auto n = static_cast<Index>(kept.size());
+        const void* first = store.block(0).keys;
+        HeadStore fork(128, 128, DType::f32);
+        if (forked) fork = store;
+        store.keep(kept, true);
+        expect_rows(store, kept);
+        EXPECT_EQ(store.block(0).keys == first, !forked && n >= 32 * 64) << percent;
+        EXPECT_LE(store.bytes(), store.forecast().bytes_for(n, 0, 0, true));
+        EXPECT_LT(store.bytes(), before);
+        if (forked) expect_rows(fork, all(rows));
+        // And again, with new rows behind.
+        const Matrix more = Matrix::Constant(100, 128, 3.f), less = -more;
+        store.append(more.data(), less.data(), 100);
+        std::vector<std::int32_t> second, found;
+        for (std::int32_t r = 0; r < n + 100; r += 1 + static_cast<std::int32_t>(random() % 3)) {
+          second.push_back(r);
+          found.push_back(r < n ? kept[static_cast<std::size_t>(r)] : 3);
+        }
+        store.keep(second, true);
+        expect_rows(store, found);
+      }
+}
+
 }  // namespace head_store_test

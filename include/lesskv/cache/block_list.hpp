@@ -60,7 +60,7 @@ class BlockList {
   // Bytes allocated, allocation bookkeeping included.
   LESSKV_OUT_OF_LINE std::size_t bytes() const {
     std::size_t sum = blocks_.capacity() * sizeof(Block) + groups_.capacity() * sizeof(Group) +
-                      format_.codec_bytes();
+                      room_.later.capacity() * sizeof(room_.next) + format_.codec_bytes();
     for (const Block& block : blocks_)
       if (!block.grouped) sum += format_.block_bytes(block.capacity, block.coded != 0);
     for (const Group& group : groups_)
@@ -147,6 +147,8 @@ class BlockList {
         uz(round_up(static_cast<Index>(format_.data_bytes(block_rows, is_coded)), 64));
     const Index page = static_cast<Index>((huge_page + n - 1) / n);
     const Index most = std::max(least_group, page), parts = std::max<Index>(1, count / most);
+    groups_.reserve(groups_.size() + uz(parts));
+    room_.later.reserve(uz(parts));
     for (Index i = 0; i < parts; ++i) {
       const Index blocks = i + 1 < parts ? most : count - i * most;
       room_.later.insert(room_.later.begin(), allocate_pages(n * uz(blocks)));
