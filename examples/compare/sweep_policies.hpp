@@ -2,9 +2,11 @@
 // What a sweep compares: one line a policy. Lines of one label are one curve of the report.
 #pragma once
 
+#include <lesskv/recipes.hpp>
 #include <limits>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace compare {
@@ -46,15 +48,28 @@ inline std::vector<SweepPolicy> bounds() {
   };
 }
 
-// The recipes (lesskv/recipes.hpp) as curves: their rows and budgets, with the codec that goes with the
-// bytes.
+// The recipes (lesskv/recipes.hpp) as curves, each at the compressions that it is nearest to; below
+// 4x with codes of 8 bits.
 inline std::vector<SweepPolicy> recipe_policies() {
   std::vector<SweepPolicy> out;
-  detail::add_composition(out, "Recipe, keys and values",
-                          "maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)");
-  detail::add_composition(out, "Recipe, attention",
-                          "h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)");
-  detail::add_composition(out, "Recipe, replay", "kvzip+globalcut(alpha=0.1)");
+  for (const auto& [family, label] :
+       {std::pair("kv_", "Recipe, keys and values"), std::pair("attention_", "Recipe, attention"),
+        std::pair("replay_", "Recipe, replay")}) {
+    const std::size_t first = out.size();
+    for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all) {
+      if (!recipe.name.starts_with(family)) continue;
+      std::string spec(recipe.text);
+      const std::size_t amount = spec.find("fraction="), end = spec.find(',', amount) + 1;
+      spec.erase(amount, end - amount);
+      const double above = out.size() > first ? out.back().up_to : 3;
+      if (out.size() == first)
+        out.push_back(
+            {label, "composition", spec.substr(0, spec.rfind('+')) + "+int(bits=8)", 0, above});
+      if (out.back().spec != spec) out.push_back({label, "composition", spec, above});
+      out.back().up_to = 1.5 * recipe.compression;
+    }
+    out.back().up_to = any_compression;
+  }
   return out;
 }
 

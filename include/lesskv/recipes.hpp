@@ -29,11 +29,11 @@ struct Recipe {
 
 inline constexpr Recipe all[] = {
     {"kv_4x", 4,
-     "keep(fraction=0.6,sinks=4,recent=16,coded_recent=true)"
-     "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=6,value_bits=5)"},
-    {"kv_8x", 8,
-     "keep(fraction=0.335,sinks=4,recent=16,coded_recent=true)"
+     "keep(fraction=0.735,sinks=4,recent=16,coded_recent=true)"
      "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=5,value_bits=4)"},
+    {"kv_8x", 8,
+     "keep(fraction=0.43,sinks=4,recent=16,coded_recent=true)"
+     "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
     {"kv_16x", 16,
      "keep(fraction=0.19,sinks=4,recent=16,coded_recent=true)"
      "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
@@ -51,7 +51,7 @@ inline constexpr Recipe all[] = {
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
     {"attention_32x", 32,
      "keep(fraction=0.068,sinks=4,recent=16,coded_recent=true)"
-     "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
+     "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.1)+lm(bits=4,value_bits=3)"},
     {"replay_4x", 4,
      "keep(fraction=0.595,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+lm(bits=6,value_bits=5)"},
