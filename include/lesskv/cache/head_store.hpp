@@ -212,7 +212,7 @@ class HeadStore : private BlockList {
     std::vector<Block> old = std::move(blocks_);
     blocks_.clear();
     blocks_.reserve(old.size() + 2);
-    Staging staging(format_.key_dim, format_.value_dim);
+    Staging staging(format_);
     std::size_t next = 0;  // of kept
     for (Block& block : old) {
       const Index end = block.first + block.rows;
@@ -234,7 +234,7 @@ class HeadStore : private BlockList {
           Index n = std::min(static_cast<Index>(part.size() - i), block_rows - staging.count);
           for (const Index border : {front, closed})
             if (to < border) n = std::min(n, border - to);
-          staging.add(format_, block, part.subspan(i, uz(n)), positions);
+          staging.add(block, part.subspan(i, uz(n)), positions);
           i += uz(n);
           if (staging.count < block_rows) continue;
           if (to >= front && to < closed)
@@ -270,36 +270,54 @@ class HeadStore : private BlockList {
   }
 
  private:
-  // Rows on their way into a block.
+  // Rows on their way into a block. They are read when there is a block of them, or when they come
+  // from more blocks than are to be held for their sake.
   struct Staging {
+    static constexpr Index most_sources = 8;
+    const BlockFormat& format;
     Floats keys, values, gathered;
     std::array<std::uint32_t, block_rows> positions{};
-    Index count = 0;
-    Staging(int key_dim, int value_dim)
-        : keys(block_rows * key_dim),
-          values(block_rows * value_dim),
-          gathered(block_rows * std::max(key_dim, value_dim)) {}
+    Index count = 0, done = 0;                    // rows, and those that are read
+    std::array<std::int32_t, block_rows> rows{};  // of the sources, one after the other
+    std::array<Block, most_sources> sources;
+    Index source_count = 0;
+    explicit Staging(const BlockFormat& of)
+        : format(of),
+          keys(block_rows * of.key_dim),
+          values(block_rows * of.value_dim),
+          gathered(block_rows * std::max(of.key_dim, of.value_dim)) {}
     // Rows of an exact block.
-    void add(const BlockFormat& format, const Block& block, std::span<const std::int32_t> rows,
+    void add(const Block& block, std::span<const std::int32_t> chosen,
              const std::uint32_t* all_positions) {
-      const Index n = static_cast<Index>(rows.size());
-      std::array<std::int32_t, block_rows> of_block;
-      for (Index i = 0; i < n; ++i) {
-        of_block[uz(i)] = rows[uz(i)] - block.first;
-        positions[uz(count + i)] = all_positions[rows[uz(i)]];
+      if (source_count == most_sources) gather();
+      const auto before = static_cast<std::int32_t>(source_count * block_rows - block.first);
+      for (const std::int32_t row : chosen) {
+        rows[uz(count)] = before + row;
+        positions[uz(count++)] = all_positions[row];
       }
-      const BlockRef from{block.keys(), format.values_of(block), block.rows, false, nullptr};
+      sources[uz(source_count++)] = block;
+    }
+    LESSKV_OUT_OF_LINE void gather() {
+      std::array<BlockRef, most_sources> from;
+      for (Index s = 0; s < source_count; ++s) {
+        const Block& block = sources[uz(s)];
+        from[uz(s)] = {block.keys(), format.values_of(block), block.rows, false, nullptr};
+      }
       const TileKernelTable& tiles = tile_kernels();
       const KernelTable& kernel = kernels();
-      tiles.gather_keys(format.dtype, &from, format.key_dim, of_block.data(), n, gathered.data());
+      const Index n = count - done;
+      const std::int32_t* chosen = rows.data() + done;
+      tiles.gather_keys(format.dtype, from.data(), format.key_dim, chosen, n, gathered.data());
       kernel.unpack_keys(format.dtype, gathered.data(), format.key_dim, 0, n,
-                         keys.data() + count * format.key_dim, format.key_dim);
-      tiles.gather_values(format.dtype, &from, format.value_dim, of_block.data(), n,
-                          gathered.data());
-      kernel.to_f32(format.dtype, gathered.data(), values.data() + count * format.value_dim,
+                         keys.data() + done * format.key_dim, format.key_dim);
+      tiles.gather_values(format.dtype, from.data(), format.value_dim, chosen, n, gathered.data());
+      kernel.to_f32(format.dtype, gathered.data(), values.data() + done * format.value_dim,
                     n * format.value_dim);
-      count += n;
+      for (Index s = 0; s < source_count; ++s) sources[uz(s)].data.reset();
+      source_count = 0;
+      done = count;
     }
+    void clear() { count = done = 0; }
   };
 
   // Shows the first `n` of the kept rows to codecs that want to learn from them.
@@ -327,10 +345,12 @@ class HeadStore : private BlockList {
     if (staging.count == 0) return;
     if (closed && (whole || staging.count == block_rows)) return seal(staging);
     // Rows that wait for their block lie before newer ones; a block of theirs need not be full.
+    staging.gather();
     append(staging.keys.data(), staging.values.data(), staging.count, closed);
-    staging.count = 0;
+    staging.clear();
   }
   LESSKV_OUT_OF_LINE void seal(Staging& staging) {
+    staging.gather();
     Block block = allocate(staging.count, true);
     block.first = static_cast<std::int32_t>(rows());
     block.rows = static_cast<std::uint8_t>(staging.count);
@@ -346,7 +366,7 @@ class HeadStore : private BlockList {
     else
       kernels().from_f32(format_.dtype, staging.values.data(), format_.values_of(block),
                          staging.count * format_.value_dim);
-    staging.count = 0;
+    staging.clear();
     blocks_.push_back(std::move(block));
   }
   // A coded block of which the rows `part` of all `kept` stay. Codes are moved, not made anew, where
