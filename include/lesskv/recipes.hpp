@@ -62,7 +62,7 @@ inline constexpr Recipe all[] = {
      "keep(fraction=0.18,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+lm(bits=4,value_bits=3)"},
     {"replay_32x", 32,
-     "keep(fraction=0.071,sinks=4,recent=16,coded_recent=true)"
+     "keep(fraction=0.069,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+lm(bits=4,value_bits=3)"},
 };
 
