@@ -83,7 +83,6 @@ inline std::vector<SweepPolicy> sweep_policies() {
            {"SnapKV", "rows", "snapkv"},
            {"H2O", "rows", "h2o"},
            {"LagKV", "rows", "keep(sinks=16)+lagkv(lag=128)"},
-           {"Expected Attention", "rows", "expected"},
            {"SnapKV, ZigZagKV", "budget", "snapkv(window=32)+zigzag"},
            {"SnapKV, UNComp", "budget", "snapkv(window=8,pool=7,max_pool=true)+uncomp"},
            {"KVzip", "budget", "kvzip+globalcut"},
@@ -105,6 +104,7 @@ inline std::vector<SweepPolicy> sweep_policies() {
 inline std::vector<SweepPolicy> more_policies() {
   std::vector<SweepPolicy> out = {
       {"TOVA", "rows", "tova"},
+      {"Expected Attention", "rows", "expected"},
       {"Key norm", "rows", "keynorm"},
       {"H2O/age", "rows", "h2o(age_normalised=true)"},
       {"KeyDiff or SnapKV", "rows", "maxrank(keydiff,snapkv)"},
