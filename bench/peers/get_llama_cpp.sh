@@ -5,6 +5,8 @@
 # ${LESSKV_CACHE:-${XDG_CACHE_HOME:-~/.cache}/lesskv} and nowhere else; nothing of it is in this tree.
 # Needs python3 and either pip or the venv module (Debian, Ubuntu: python3-venv), and ca-certificates.
 set -euo pipefail
+# shellcheck source=examples/find_pip.sh
+. "$(dirname "$0")/../../examples/find_pip.sh"
 
 package="llama-cpp-python"
 version="0.3.36"
@@ -24,16 +26,7 @@ mkdir -p "$cache"
 work=$(mktemp -d "$cache/get_llama_cpp.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-command -v python3 >/dev/null || { say "python3 is missing (Debian, Ubuntu: apt install python3 python3-venv)"; exit 1; }
-if python3 -m pip --version >/dev/null 2>&1; then
-  python=python3
-else
-  # Debian's python3 has no pip of its own; a virtual environment brings one.
-  python3 -m venv "$work/venv" >"$work/log" 2>&1 ||
-    { cat "$work/log" >&2; say "neither pip nor venv works (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-  python="$work/venv/bin/python"
-fi
-
+find_pip "$work"
 say "getting the source of $package $version (77 MB) from the package index"
 # pip looks at the hash before it looks into the package.
 echo "$package==$version --hash=sha256:$sha256" >"$work/requirements.txt"
