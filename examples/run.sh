@@ -28,12 +28,12 @@
 #   --no-times       leaves the clock out: for a machine that is busy
 #   --json FILE      writes the rows there too
 #
-#   --sweep          many policies at 2x to 32x on six texts of three kinds, 168 pass keys, in pictures: results are
+#   --sweep          many policies at 2x to 32x on six texts of three kinds, 112 pass keys, in pictures: results are
 #                    appended to a file as they come, so that a sweep that was stopped goes on where it was; ends with a
-#                    report, one HTML file. SPEC may be 'sweep' (what runs by default) and 'more'. About 45 minutes on two cores
+#                    report, one HTML file. SPEC may be 'sweep' (what runs by default) and 'more'. About an hour on two cores
 #   --report         makes the report anew from the results that are there
 #   --output DIR     of both                                                              (build/sweep)
-#   --needles N      of a sweep: pass keys in each text, which there are 12 of (--passkey)        (14)
+#   --needles N      of a sweep: pass keys in each text, which there are 8 of (--passkey)         (14)
 #   --long-keys N    of a sweep: lengths of long pass keys, of which the longest that the exact cache repeats is asked; 0: none
 #
 # LESSKV_BUILD_DIR: where to build (build/run). LESSKV_CACHE: where model and texts are kept (~/.cache/lesskv).

@@ -26,7 +26,7 @@ struct SweepOptions {
   std::vector<std::string> texts, policies = {"sweep"};
   std::vector<double> compressions = {2, 4, 8, 16, 32};
   Index context = 4096, score = 256;
-  int pass_key_contexts = 12, pass_keys = 14, pass_key_digits = 5;
+  int pass_key_contexts = 8, pass_keys = 14, pass_key_digits = 5;
   // Of a long pass key: the longest of these that the exact cache repeats. None: not asked.
   std::vector<int> long_keys = {64, 48, 32, 24, 16};
   bool times = true;  // false: for a busy machine
