@@ -158,30 +158,33 @@ LESSKV_FUNCTION void ExpectedAttention::logits(const Rows& keys, const MeanRotat
   for (Index c = 0; c < dim; ++c) mean[c] = double{moments.mean()[uz(c)]};
   turn.apply(mean.data());
   const Eigen::VectorXf direction = (mean / std::sqrt(double(dim))).cast<float>();
-  Matrix spread;  // R S R' / (2 d): the rotation from one side, and then from the other
+  Matrix spread;
   if (covariance) {
-    std::vector<double> turned(uz(dim * dim)), flipped(turned.size());
-    for (Index i = 0; i < dim; ++i)
-      for (Index j = 0; j < dim; ++j) flipped[uz(i * dim + j)] = moments.covariance(i, j);
+    Eigen::MatrixXd turned(dim, dim);
     for (int side = 0; side < 2; ++side) {
       for (Index i = 0; i < dim; ++i)
-        for (Index j = 0; j < dim; ++j) turned[uz(i * dim + j)] = flipped[uz(j * dim + i)];
-      for (Index i = 0; i < dim; ++i) turn.apply(turned.data() + i * dim);
-      flipped.swap(turned);
+        for (Index j = 0; j < dim && side == 0; ++j) turned(i, j) = moments.covariance(i, j);
+      for (Index j = 0; j < dim; ++j) turn.apply(turned.col(j).data());
+      turned.transposeInPlace();
     }
-    spread.resize(dim, dim);
-    for (Index i = 0; i < dim * dim; ++i)
-      spread.data()[i] = static_cast<float>(flipped[uz(i)] / (2 * double(dim)));
+    spread = (turned / (2 * double(dim))).cast<float>();
   }
-  // Row by row: a matrix product of Eigen takes longer to compile than all other scorers.
-  Eigen::RowVectorXf product(dim);
-  for (Index r = 0; r < keys.rows(); ++r) {
-    const float* key = keys.data() + r * keys.outerStride();
-    product = direction.transpose();
-    for (Index c = 0; c < spread.rows(); ++c) product += key[c] * spread.row(c);
-    double sum = 0;
-    for (Index c = 0; c < dim; ++c) sum += double{key[c]} * double{product[c]};
-    logit[uz(r)] = sum;
+  constexpr Index tile = 256;  // its products stay in a cache
+  Matrix products;
+  for (Index first = 0; first < keys.rows(); first += tile) {
+    const Index rows = std::min(tile, keys.rows() - first);
+    if (covariance) {
+      products.resize(rows, dim);
+      products.noalias() = keys.middleRows(first, rows) * spread;
+    }
+    for (Index r = 0; r < rows; ++r) {
+      const float* key = keys.data() + (first + r) * keys.outerStride();
+      const float* product = covariance ? products.data() + r * dim : nullptr;
+      double sum = 0;
+      for (Index c = 0; c < dim; ++c)
+        sum += double{key[c]} * double{product ? direction[c] + product[c] : direction[c]};
+      logit[uz(first + r)] = sum;
+    }
   }
 }
 #endif  // !LESSKV_DECLARE_ONLY
