@@ -60,11 +60,8 @@ double operations_per_second(double lanes, int chains, Run&& run) {
   return 2 * lanes * chains * turns / best;
 }
 #define FMA(reg, n) "vfmadd231ps %%" reg "13, %%" reg "14, %%" reg #n "\n\t"
-#define FMAS(reg)                                                                                 \
-  FMA(reg, 0)                                                                                     \
-  FMA(reg, 1)                                                                                     \
-  FMA(reg, 2) FMA(reg, 3) FMA(reg, 4) FMA(reg, 5) FMA(reg, 6) FMA(reg, 7) FMA(reg, 8) FMA(reg, 9) \
-      FMA(reg, 10) FMA(reg, 11)
+#define FMA4(reg, a, b, c, d) FMA(reg, a) FMA(reg, b) FMA(reg, c) FMA(reg, d)
+#define FMAS(reg) FMA4(reg, 0, 1, 2, 3) FMA4(reg, 4, 5, 6, 7) FMA4(reg, 8, 9, 10, 11)
 #define FMA_REGISTERS \
   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11"
 double fma_peak() {
@@ -76,6 +73,7 @@ double fma_peak() {
 }
 #undef FMA_REGISTERS
 #undef FMAS
+#undef FMA4
 #undef FMA
 #endif
 
