@@ -3,8 +3,8 @@
 // a prompt of 8192 tokens, a quarter of which stays.
 //   policy/<name>: a scorer alone, a budget beside KeyDiff, a codec beside KeyDiff; passes is the time
 //     in units of reading the layer once at the limit of the same round, MB what is held then.
-// What policies do while attention runs is not in it: "observe" of the comparison on a real model
-// (examples/run.sh) is that.
+// Policies that need a file (a table, a dictionary) are left out. What policies do while attention
+// runs is not in it: "compress ms" of the comparison on a real model (examples/run.sh) counts it.
 // Run it pinned and alone: taskset -c 0 policy_bench
 #include <benchmark/benchmark.h>
 
