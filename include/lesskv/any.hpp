@@ -38,6 +38,7 @@ inline std::vector<AnyPolicy> policies_of(const PolicySpec& spec, Keep& keep) {
           "keep(bytes=...)");
     out.emplace_back(*spec.scorer);
     out.insert(out.end(), spec.budgeters.begin(), spec.budgeters.end());
+    if (spec.merger) out.push_back(*spec.merger);
   }
   if (spec.codec) out.push_back(*spec.codec);
   return out;

@@ -15,6 +15,7 @@
 #include "codec/int_code.hpp"
 #include "codec/kivi.hpp"
 #include "codec/lloyd_max.hpp"
+#include "fold/centroids.hpp"
 #include "score/expected_attention.hpp"
 #include "score/h2o.hpp"
 #include "score/key_norm.hpp"
@@ -35,7 +36,7 @@ struct CSR;  // the one method that lesskv.hpp leaves out, for its size: codec/c
 template <class... Ps>
 struct MethodList {};
 
-using Methods = MethodList<AdaKV, Bits, CSR, EntropyWeight, ExpectedAttention, GlobalCut<>, H2O,
+using Methods = MethodList<AdaKV, Bits, Centroids, CSR, EntropyWeight, ExpectedAttention, GlobalCut<>, H2O,
                            IntCode, KeyDiff, KeyNorm, KIVI, KVzip, LagKV, LloydMax, PyramidKV,
                            Random, SnapKV, StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
 

@@ -77,6 +77,8 @@ struct PolicyTraits {
   bool changes_states = false;  // share() does
   bool codec_per_head = false;
   bool allots_bits = false;
+  bool merger = false;
+  double merged_share = 0;  // of the budget
   Need needs = Need::nothing, observe_needs = Need::nothing;
   Need measure_once_needs = Need::nothing, measure_again_needs = Need::nothing;
   int columns = 0;
@@ -120,6 +122,10 @@ PolicyTraits traits_of(const P& policy) {
     out.codec = true;
     out.codec_per_head = codec_per_head(policy);
     out.allots_bits = BitBudgeter<P>;
+  }
+  if constexpr (Merger<P>) {
+    out.merger = true;
+    out.merged_share = policy.share;
   }
   return out;
 }
@@ -170,6 +176,11 @@ class AnyPolicy {
     return face_->allot(shape, measured, rows);
   }
 
+  void merge(const Head& leaving, std::span<const float> mass, Index count,
+             std::span<std::int32_t> cluster) const {
+    face_->merge(leaving, mass, count, cluster);
+  }
+
   // Equal for equal types.
   const void* tag() const { return face_->tag; }
 
@@ -194,6 +205,7 @@ class AnyPolicy {
                                                                 std::span<const Index>) const {
       return {};
     }
+    virtual void merge(const Head&, std::span<const float>, Index, std::span<std::int32_t>) const {}
   };
 
   template <class P>
@@ -274,6 +286,11 @@ class AnyPolicy {
         }
       }
       return out;
+    }
+    void merge([[maybe_unused]] const Head& leaving, [[maybe_unused]] std::span<const float> mass,
+               [[maybe_unused]] Index count,
+               [[maybe_unused]] std::span<std::int32_t> cluster) const override {
+      if constexpr (Merger<P>) policy.merge(leaving, mass, count, cluster);
     }
   };
 

@@ -72,6 +72,9 @@ struct Books {
   // The policy that says which rows stay, if there is one.
   std::size_t scorer_index() const;
 
+  // The policy that folds rows that leave, if there is one.
+  std::size_t merger_index() const;
+
   // Bytes of all states.
   std::size_t state_bytes() const;
   std::size_t rotation_bytes() const { return rotation ? rotation->bytes() : 0; }

@@ -84,6 +84,28 @@ class HeadStore : private BlockList {
     }
   }
 
+  // The first row behind the last coded one.
+  LESSKV_OUT_OF_LINE Index exact_from() const {
+    for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block)
+      if (block->coded) return block->first + block->rows;
+    return 0;
+  }
+  // Writes over exact rows, ascending; [rows][key_dim] and [rows][value_dim] f32.
+  LESSKV_OUT_OF_LINE void write(std::span<const std::int32_t> rows, const float* keys,
+                                const float* values) {
+    const KernelTable& kernel = kernels();
+    for (const std::int32_t row : rows) {
+      Block& block = blocks_[find(row)];
+      own(block);
+      kernel.pack_keys(format_.dtype, block.keys(), format_.key_dim, row - block.first, keys,
+                       format_.key_dim, 1);
+      kernel.from_f32(format_.dtype, values, format_.value_row(block, row - block.first),
+                      format_.value_dim);
+      keys += format_.key_dim;
+      values += format_.value_dim;
+    }
+  }
+
   // Rows [first, first + count) as f32, [count][dim]; either output may be null. Codes that ask for
   // positions get those of all rows.
   LESSKV_OUT_OF_LINE void read(Index first, Index count, float* keys, float* values,

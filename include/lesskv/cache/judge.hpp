@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -140,14 +141,29 @@ class Judgement {
   void show_rows(Head& head, Need needs, Index base, Index count, Floats& keys,
                  Floats& values) const;
 
+  // ---- rows that leave are folded into fewer
+
+  Index merged_rows(const Candidates& candidates, Index total) const;
+  void hold_merged(Index i, Index base, Index first, Index last, std::vector<float>& scores,
+                   std::vector<float>& raw) const;
+  std::vector<Index> divide_merged(const std::vector<std::vector<std::int32_t>>& leaving,
+                                   Index rows) const;
+  std::vector<std::int32_t>::const_iterator first_exact(
+      Index i, const std::vector<std::int32_t>& leaving) const;
+  // The rows `leaving` become at most `count` means, added to the plan.
+  void merge(Index i, const std::vector<std::int32_t>& leaving, Index count, HeadPlan& part) const;
+  static std::vector<std::int32_t> rest(Index first, Index last,
+                                        std::span<const std::int32_t> stay);
+  static void add_rows(std::vector<std::int32_t>& kept, std::span<const std::int32_t> more);
+
   // ---- budgets
 
-  // How many candidates of every head stay: `total` in all. Under a limit in bytes fewer, until
-  // what `select` plans with them is within it.
+  // How many candidates of every head stay: `total` in all, less those that will be means of rows
+  // that leave. Under a limit in bytes fewer, until what `select` plans with them is within it.
   std::vector<Index> grant(
       Shared shared, const Candidates& candidates, const std::vector<Index>& cap,
       const std::vector<Index>& pins, Index total,
-      const std::function<void(const std::vector<Index>& granted)>& select = nullptr);
+      const std::function<void(const std::vector<Index>& granted, Index merged)>& select = nullptr);
 
   // Every Budgeter rewrites the quotas: those that see the whole model first, then in the order
   // they were named.
@@ -178,7 +194,7 @@ class Judgement {
   const Pricing& price_;
   Keep keep_;
   Index heads_;
-  std::size_t scorer_;
+  std::size_t scorer_, merger_;
   int layer_ = -1;  // judged alone
   Plan plan_;
   std::size_t saved_ = 0;     // bytes that lasting measurements give back

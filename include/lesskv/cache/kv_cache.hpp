@@ -111,6 +111,9 @@ class AnyCache {
   std::vector<Position> positions(int layer, int head) const {
     return planner_.positions(layer, head);
   }
+  // With a Merger (Centroids): what attention adds to the logits of every row, the log of how many
+  // rows of the sequence it stands for.
+  std::vector<float> log_mass(int layer, int head) const { return planner_.log_mass(layer, head); }
   Matrix keys(int layer, int head) const;
   Matrix values(int layer, int head) const;
   Position next_position(int layer) const { return planner_.next_position(layer); }

@@ -359,6 +359,20 @@ bool add_codec(const SpecPart& part, PolicySpec& spec, Keep& published) {
   }
 }
 
+template <class P>
+bool add_merger(const SpecPart& part, PolicySpec& spec) {
+  if constexpr (!Merger<P>) {
+    return false;
+  } else {
+    if (part.name != P::name) return false;
+    if (spec.merger) fail("spec: two policies say what becomes of rows that leave; name one");
+    P policy;
+    parse_parameters(part, policy);
+    spec.merger.emplace(std::move(policy));
+    return true;
+  }
+}
+
 // keys(codec), values(codec): the two sides apart.
 struct CodecSides {
   std::optional<AnyPolicy> keys, values;
@@ -415,7 +429,11 @@ MethodInfo describe(std::string role, const P& policy) {
 }
 template <class P>
 MethodInfo info_of() {
-  MethodInfo info = describe(Scorer<P> ? "scorer" : Codec<P> ? "codec" : "budgeter", P{});
+  MethodInfo info = describe(Scorer<P>   ? "scorer"
+                             : Codec<P>  ? "codec"
+                             : Merger<P> ? "merger"
+                                         : "budgeter",
+                             P{});
   if constexpr (Scorer<P> || Codec<P>) info.published = P::published;
   return info;
 }
@@ -461,7 +479,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
       published.sinks = std::max(published.sinks, parsed->published.sinks);
       published.recent = std::max(published.recent, parsed->published.recent);
     } else if (!((add_budgeter<Ps>(part, spec, methods, combinators) ||
-                  add_codec<Ps>(part, spec, published)) ||
+                  add_merger<Ps>(part, spec) || add_codec<Ps>(part, spec, published)) ||
                  ...)) {
       std::vector<std::string> known{"exact", "keep",   "store",
                                      "keys",  "values", std::string(Ps::name)...};
@@ -475,7 +493,7 @@ PolicySpec parse_spec(std::string_view text, MethodList<Ps...> methods,
     spec.codec.emplace(std::move(sides));
   }
   if (!spec.scorer) {
-    if (!spec.budgeters.empty() || (kept && (!spec.codec || spec.has_amount())))
+    if (!spec.budgeters.empty() || spec.merger || (kept && (!spec.codec || spec.has_amount())))
       fail("spec: nothing says which rows stay; add a scorer, for example lagkv");
     spec.exact = true;
   } else if (spec.exact) {

@@ -3,6 +3,7 @@
 // then committed.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -14,11 +15,36 @@
 
 LESSKV_BEGIN_NAMESPACE
 
+// Rows that are written over rows that stay, each the mean of some that leave.
+struct MergedRows {
+  std::vector<std::int32_t> rows;   // rows before the plan, ascending, all of them kept
+  std::vector<float> keys, values;  // [rows][head_dim], [rows][value_dim]
+  std::vector<float> log_mass;      // to be added to their attention logits
+
+  std::size_t bytes() const {
+    return rows.capacity() * sizeof(rows[0]) +
+           (keys.capacity() + values.capacity() + log_mass.capacity()) * sizeof(float);
+  }
+  // Forgets those that were to be written over rows [first, last).
+  void drop(std::int32_t first, std::int32_t last, Index key_dim, Index value_dim) {
+    const auto from = std::lower_bound(rows.begin(), rows.end(), first) - rows.begin();
+    const auto to = std::lower_bound(rows.begin(), rows.end(), last) - rows.begin();
+    const auto cut = [&](auto& v, std::ptrdiff_t width) {
+      v.erase(v.begin() + from * width, v.begin() + to * width);
+    };
+    cut(rows, 1);
+    cut(log_mass, 1);
+    cut(keys, key_dim);
+    cut(values, value_dim);
+  }
+};
+
 // One KV head. With `all`, nothing leaves and `kept` is empty.
 struct HeadPlan {
   bool all = true;
   std::vector<std::int32_t> kept;  // rows before the plan, ascending
   Index closed = 0;                // rows [0, closed) of the kept ones will never be judged again
+  MergedRows merged = {};          // with a Merger
 };
 
 struct Plan {
@@ -55,5 +81,10 @@ class Pricing {
 // slot table the contents move between slots; afterwards the first kept.size() slots of the table
 // are in use and the others are free.
 void move_rows(const View& view, int width, std::span<const std::int32_t> kept);
+
+// Writes numbers [rows][width] over the given rows of one head (a view as for move_rows): with a
+// Merger, HeadPlan::merged, before the rows move.
+void write_rows(const View& view, int width, std::span<const std::int32_t> rows,
+                const float* numbers);
 
 LESSKV_END_NAMESPACE

@@ -39,6 +39,9 @@ class AnyPlanner {
   // Rows held by one KV head, and their positions, ascending.
   Index size(int layer, int head) const;
   std::vector<Position> positions(int layer, int head) const;
+  // With a Merger (Centroids): what attention adds to the logits of every row, the log of how many
+  // rows of the sequence it stands for.
+  std::vector<float> log_mass(int layer, int head) const;
   // The position that the next token of this layer gets when none is given.
   Position next_position(int layer) const;
   // Rows ever appended to a layer (per KV head).
@@ -150,6 +153,9 @@ class AnyPlanner {
   // The rows of a head that were judged for good, as the books stand.
   Index judged_rows(int layer, int head) const;
   const std::uint32_t* position_data(int layer, int head) const;
+  bool has_merged(int layer, int head) const;
+  // out[r - first] += the log mass of row r, for r in [first, last).
+  void add_log_mass(int layer, int head, Index first, Index last, float* out) const;
   void check_layer(int layer) const;
   void check_no_probes() const;
   void check_append(int layer, Index tokens, std::span<const Position> positions) const;

@@ -29,6 +29,7 @@ struct PolicySpec {
   bool exact = false;  // nothing ever leaves
   std::optional<AnyScorer> scorer;
   std::vector<AnyPolicy> budgeters;
+  std::optional<AnyPolicy> merger;
   std::optional<AnyPolicy> codec;
   std::optional<DType> dtype;
   std::string methods;    // the text of all parts but `keep`

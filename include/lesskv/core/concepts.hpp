@@ -358,6 +358,18 @@ concept BitBudgeter = Codec<P> &&
   { p.codec(side, dim, count) } -> std::convertible_to<std::shared_ptr<const SideCodec>>;
 };
 
+// What becomes of the rows that leave? A Merger puts them into clusters: merge() writes, for every row
+// shown (keys, values and positions of those that leave, oldest first), the number of its cluster in
+// [0, count). The library keeps the mean key and value of each in the place of a row, and adds the log
+// of its mass to its attention logits. mass: how many rows of the sequence each row stands for. `share`:
+// the part of the budget that goes to such rows.
+template <class P>
+concept Merger = requires(const P p, const Head& leaving, std::span<const float> mass, Index count,
+                          std::span<std::int32_t> cluster) {
+  { p.merge(leaving, mass, count, cluster) } -> std::same_as<void>;
+  { p.share } -> std::convertible_to<double>;
+};
+
 // ---- the checks: one sentence each
 namespace detail {
 template <class P>
@@ -365,7 +377,7 @@ inline constexpr bool is_keep = std::same_as<P, Keep>;
 
 template <class P>
 struct CheckPolicy {
-  static constexpr bool ok = is_keep<P> || Scorer<P> || Budgeter<P> || Codec<P>;
+  static constexpr bool ok = is_keep<P> || Scorer<P> || Budgeter<P> || Codec<P> || Merger<P>;
   static constexpr bool tries_score = requires { &P::score; };
   static constexpr bool tries_share = requires { &P::share; };
   static_assert(ok || !tries_score,
@@ -378,7 +390,8 @@ struct CheckPolicy {
       "std::span<const State> measured, std::span<double> quota) const");
   static_assert(
       ok || tries_score || tries_share,
-      "lesskv: this type plays no role: a policy is Keep, a Scorer, a Budgeter or a Codec");
+      "lesskv: this type plays no role: a policy is Keep, a Scorer, a Budgeter, a Merger or a "
+      "Codec");
 };
 
 template <class... Ps>
@@ -389,9 +402,15 @@ struct CheckPolicies {
   static constexpr int budgeters = (0 + ... + int{Budgeter<Ps>});
   static constexpr int codecs = (0 + ... + int{Codec<Ps>});
   static constexpr int bit_budgeters = (0 + ... + int{BitBudgeter<Ps>});
+  static constexpr int mergers = (0 + ... + int{Merger<Ps>});
   static_assert(!known || bit_budgeters == 0 || codecs == 1,
                 "lesskv: Bits says how many bits all rows get and codes them itself; name no other "
                 "codec");
+  static_assert(!known || mergers <= 1,
+                "lesskv: two policies say what becomes of rows that leave; name one Merger");
+  static_assert(!known || scorers > 0 || mergers == 0,
+                "lesskv: a Merger folds rows that leave, but nothing says which rows stay; add a "
+                "Scorer, for example LagKV{}");
   static_assert(!known || scorers <= 1,
                 "lesskv: two policies say which rows stay; name one Scorer");
   static_assert(!known || keeps <= 1, "lesskv: two Keep values; say once how much to keep");
@@ -415,8 +434,12 @@ struct CheckCascade {
   static constexpr int scorers = (0 + ... + int{Scorer<Ps>});
   static constexpr int budgeters = (0 + ... + int{Budgeter<Ps>});
   static constexpr int cascading = (0 + ... + int{Cascading<Ps>});
-  static constexpr bool ok = scorers == 0 || (budgeters <= 1 && budgeters == cascading);
-  static_assert(ok,
+  static constexpr bool merges = (false || ... || Merger<Ps>);
+  static constexpr bool ok = scorers == 0 || (budgeters <= 1 && budgeters == cascading && !merges);
+  static_assert(!merges,
+                "lesskv: compress(layer) trims layers before the last one is known; a Merger needs "
+                "all rows that leave at once");
+  static_assert(ok || merges,
                 "lesskv: compress(layer) trims layers before the last one is known; only a budget "
                 "that shrinks as layers arrive allows it: ZigZagKV alone, or no Budgeter");
 };
