@@ -128,7 +128,7 @@ TEST(Centroids, EqualRowsAreCountedAsTheyWere) {
   Tensors in(shape, 512, 3);
   const Tensors kinds = in;
   for (Index r = 0; r < 512; ++r) {
-    const Index kind = r / 14 % 11;  // as many as leave make a mean
+    const Index kind = r / 15 % 11;  // as many as leave make a mean
     in.keys.row(r) = kinds.keys.row(kind);
     in.values.row(r) = kinds.values.row(kind);
   }
