@@ -109,6 +109,52 @@ TEST(Merger, MeansAreTheMeansOfWhatLeft) {
   EXPECT_EQ(of_means, 39);
 }
 
+// Scores that weigh the rows of a mean.
+struct FirstChannel {
+  float least = 0;
+  static constexpr Need needs = Need::values;
+  void score(const Head& head, std::span<float> out) const {
+    for (Index r = head.first; r < head.last; ++r)
+      out[std::size_t(r)] = least + std::abs(head.values(r, 0));
+  }
+};
+
+TEST(Centroids, RowsCountInMeansAsMuchAsTheirScores) {
+  const Shape shape{
+      .layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = 8, .dtype = DType::f32};
+  const auto in = tensors(shape, 40, 20);
+  // 20 rows: one mean, 19 that score highest. A negative score: all rows weigh the same.
+  for (const float least : {0.f, -10.f}) {
+    KVCache cache(shape, Keep{.fraction = 0.5, .every = 1}, FirstChannel{least},
+                  Centroids{.share = 0.05, .rounds = 3});
+    feed(cache, in, 0, 40);
+    cache.compress();
+    ASSERT_EQ(cache.size(0, 0), 20);
+    const auto held = cache.positions(0, 0);
+    const auto log_mass = cache.log_mass(0, 0);
+    const auto row = std::find_if(log_mass.begin(), log_mass.end(), [](float x) { return x > 0; }) -
+                     log_mass.begin();
+    EXPECT_NEAR(log_mass[std::size_t(row)], std::log(21.), 1e-6);
+    std::vector<std::pair<float, Index>> order;
+    for (Index r = 0; r < 40; ++r) order.emplace_back(std::abs(in[0].values(r, 0)), r);
+    std::sort(order.begin(), order.end());
+    Eigen::RowVectorXd key = Eigen::RowVectorXd::Zero(8), value = key;
+    double sum = 0;
+    Index newest = 0;
+    for (Index i = 0; i < 21; ++i) {
+      const double weight = least < 0 ? 1 : double{order[std::size_t(i)].first};
+      const Index r = order[std::size_t(i)].second;
+      key += weight * in[0].keys.row(r).cast<double>();
+      value += weight * in[0].values.row(r).cast<double>();
+      sum += weight;
+      newest = std::max(newest, r);
+    }
+    EXPECT_LT((cache.keys(0, 0).row(row).cast<double>() - key / sum).norm(), 1e-5) << least;
+    EXPECT_LT((cache.values(0, 0).row(row).cast<double>() - value / sum).norm(), 1e-5) << least;
+    EXPECT_EQ(to_int(held[std::size_t(row)]), newest);
+  }
+}
+
 TEST(Merger, EmptyClustersLeaveNoRow) {
   const auto in = tensors(small, 200, 2);
   KVCache cache(small, Keep{.fraction = 0.2}, Recent{}, One{});

@@ -78,6 +78,7 @@ struct PolicyTraits {
   bool codec_per_head = false;
   bool allots_bits = false;
   bool merger = false;
+  bool weighs_scores = false;
   double merged_share = 0;  // of the budget
   Need needs = Need::nothing, observe_needs = Need::nothing;
   Need measure_once_needs = Need::nothing, measure_again_needs = Need::nothing;
@@ -126,6 +127,7 @@ PolicyTraits traits_of(const P& policy) {
   if constexpr (Merger<P>) {
     out.merger = true;
     out.merged_share = policy.share;
+    out.weighs_scores = lesskv::weighs_scores(policy);
   }
   return out;
 }
@@ -176,9 +178,9 @@ class AnyPolicy {
     return face_->allot(shape, measured, rows);
   }
 
-  void merge(const Head& leaving, std::span<const float> mass, Index count,
+  void merge(const Head& leaving, std::span<const float> weight, Index count,
              std::span<std::int32_t> cluster) const {
-    face_->merge(leaving, mass, count, cluster);
+    face_->merge(leaving, weight, count, cluster);
   }
 
   // Equal for equal types.
@@ -287,10 +289,10 @@ class AnyPolicy {
       }
       return out;
     }
-    void merge([[maybe_unused]] const Head& leaving, [[maybe_unused]] std::span<const float> mass,
+    void merge([[maybe_unused]] const Head& leaving, [[maybe_unused]] std::span<const float> weight,
                [[maybe_unused]] Index count,
                [[maybe_unused]] std::span<std::int32_t> cluster) const override {
-      if constexpr (Merger<P>) policy.merge(leaving, mass, count, cluster);
+      if constexpr (Merger<P>) policy.merge(leaving, weight, count, cluster);
     }
   };
 

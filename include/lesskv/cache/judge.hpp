@@ -143,6 +143,7 @@ class Judgement {
 
   // ---- rows that leave are folded into fewer
 
+  static constexpr float held_score = std::numeric_limits<float>::max();
   Index merged_rows(const Candidates& candidates, Index total) const;
   void hold_merged(Index i, Index base, Index first, Index last, std::vector<float>& scores,
                    std::vector<float>& raw) const;
@@ -150,8 +151,13 @@ class Judgement {
                                    Index rows) const;
   std::vector<std::int32_t>::const_iterator first_exact(
       Index i, const std::vector<std::int32_t>& leaving) const;
-  // The rows `leaving` become at most `count` means, added to the plan.
-  void merge(Index i, const std::vector<std::int32_t>& leaving, Index count, HeadPlan& part) const;
+  // The rows `leaving` become at most `count` means, added to the plan. scores: from row `base` on.
+  void merge(Index i, const std::vector<std::int32_t>& leaving, Index count,
+             std::span<const float> scores, Index base, HeadPlan& part) const;
+  // What rows that leave count in their mean: how many rows of the sequence each stands for, and its
+  // score.
+  std::vector<float> weights_of(std::span<const float> mass, std::span<const float> scores,
+                                std::span<const std::int32_t> leaving, Index base) const;
   static std::vector<std::int32_t> rest(Index first, Index last,
                                         std::span<const std::int32_t> stay);
   static void add_rows(std::vector<std::int32_t>& kept, std::span<const std::int32_t> more);

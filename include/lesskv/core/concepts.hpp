@@ -360,15 +360,27 @@ concept BitBudgeter = Codec<P> &&
 
 // What becomes of the rows that leave? A Merger puts them into clusters: merge() writes, for every row
 // shown (keys, values and positions of those that leave, oldest first), the number of its cluster in
-// [0, count). The library keeps the mean key and value of each in the place of a row, and adds the log
-// of its mass to its attention logits. mass: how many rows of the sequence each row stands for. `share`:
-// the part of the budget that goes to such rows.
+// [0, count). The library keeps the weighted mean of keys and values of each in the place of a row, and
+// adds the log of the number of its rows to its attention logits. weight: what each row counts in the
+// mean. `share`: the part of the budget that goes to such rows.
 template <class P>
-concept Merger = requires(const P p, const Head& leaving, std::span<const float> mass, Index count,
-                          std::span<std::int32_t> cluster) {
-  { p.merge(leaving, mass, count, cluster) } -> std::same_as<void>;
+concept Merger = requires(const P p, const Head& leaving, std::span<const float> weight,
+                          Index count, std::span<std::int32_t> cluster) {
+  { p.merge(leaving, weight, count, cluster) } -> std::same_as<void>;
   { p.share } -> std::convertible_to<double>;
 };
+
+// Whether rows weigh as much as their scores, if no score is negative (those that get more attention
+// then count for more): `bool weighs_scores() const` of a Merger. Otherwise all weigh the same.
+template <class P>
+bool weighs_scores(const P& policy) {
+  if constexpr (requires {
+                  { policy.weighs_scores() } -> std::same_as<bool>;
+                })
+    return policy.weighs_scores();
+  else
+    return false;
+}
 
 // ---- the checks: one sentence each
 namespace detail {
