@@ -215,15 +215,16 @@ struct DefaultPolicy {
   double above = 0, up_to = std::numeric_limits<double>::infinity();
 };
 
-// Compositions, with fewer bits where fewer bytes are left. The first one, beside those that follow,
-// says what the budgets bring.
+// Compositions, with fewer bits where fewer bytes are left, each with one part more than the one
+// before: the budgets, then means of what leaves.
 inline std::vector<DefaultPolicy> compositions() {
   const std::string small_pins = "keep(sinks=4,recent=16,coded_recent=true)+",
                     rows = "h2o(age_normalised=true)", few = "lm(bits=4,value_bits=3)",
                     some = "lm(bits=5,value_bits=4)", many = "lm(bits=6,value_bits=5)";
   const double inf = std::numeric_limits<double>::infinity();
   std::vector<DefaultPolicy> out = {{small_pins + rows + "+" + some, 6, 12}};
-  for (const char* budget : {"+entropy+", "+entropy+globalcut(by=keydiff,alpha=0.5)+"}) {
+  const std::string budget_of_heads = "+entropy+globalcut(by=keydiff,alpha=0.5)+";
+  for (const std::string& budget : {budget_of_heads, budget_of_heads + "centroids(share=0.05)+"}) {
     out.push_back({small_pins + rows + budget + many, 0, 6});
     out.push_back({small_pins + rows + budget + some, 6, 12});
     out.push_back({small_pins + rows + budget + few, 12, inf});
