@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "../core/concepts.hpp"
+#include "../kernels/row_products.hpp"
 
 LESSKV_BEGIN_NAMESPACE
 
@@ -69,32 +70,37 @@ struct Centroids {
   // A cluster that loses its rows gets none again.
   static bool improve(const Head& leaving, std::span<const float> weight, Index first, Index last,
                       Index base, Index n, std::span<std::int32_t> cluster) {
-    Matrix means = Matrix::Zero(n, leaving.keys.cols());
-    std::vector<float> total(detail::uz(n), 0.f), half(detail::uz(n));
+    using detail::uz;
+    const Index dim = leaving.keys.cols(), stride = leaving.keys.outerStride();
+    std::vector<float> means(uz(n * dim), 0.f), total(uz(n), 0.f), half(uz(n), 0.f);
     for (Index r = first; r < last; ++r) {
-      const Index c = cluster[detail::uz(r)] - base;
-      means.row(c) += weight[detail::uz(r)] * leaving.keys.row(r);
-      total[detail::uz(c)] += weight[detail::uz(r)];
+      const Index c = cluster[uz(r)] - base;
+      const float* key = leaving.keys.data() + r * stride;
+      for (Index i = 0; i < dim; ++i) means[uz(c * dim + i)] += weight[uz(r)] * key[i];
+      total[uz(c)] += weight[uz(r)];
     }
     for (Index c = 0; c < n; ++c)
-      if (total[detail::uz(c)] > 0) {
-        means.row(c) /= total[detail::uz(c)];
-        half[detail::uz(c)] = 0.5f * means.row(c).squaredNorm();
+      for (Index i = 0; i < dim && total[uz(c)] > 0; ++i) {
+        float& mean = means[uz(c * dim + i)];
+        mean /= total[uz(c)];
+        half[uz(c)] += 0.5f * mean * mean;
       }
     bool moved = false;
-    for (Index r = first; r < last; ++r) {
-      Index best = cluster[detail::uz(r)] - base;
-      float most = leaving.keys.row(r).dot(means.row(best)) - half[detail::uz(best)];
-      for (Index c = 0; c < n; ++c) {
-        if (!(total[detail::uz(c)] > 0)) continue;
-        const float near_to = leaving.keys.row(r).dot(means.row(c)) - half[detail::uz(c)];
-        if (near_to > most) {
-          most = near_to;
-          best = c;
-        }
+    constexpr Index block = detail::RowProducts::block;
+    detail::RowProducts products(means.data(), n, dim);
+    for (Index at = first; at < last; at += block) {
+      const Index rows = std::min(block, last - at);
+      const float* dot = products.of(leaving.keys.data() + at * stride, stride, rows);
+      for (Index r = 0; r < rows; ++r) {
+        const Index own = cluster[uz(at + r)] - base;
+        Index best = own;
+        for (Index c = 0; c < n; ++c)
+          if (total[uz(c)] > 0 &&
+              dot[c * block + r] - half[uz(c)] > dot[best * block + r] - half[uz(best)])
+            best = c;
+        moved = moved || best != own;
+        cluster[uz(at + r)] = static_cast<std::int32_t>(base + best);
       }
-      moved = moved || best != cluster[detail::uz(r)] - base;
-      cluster[detail::uz(r)] = static_cast<std::int32_t>(base + best);
     }
     return moved;
   }

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "../core/concepts.hpp"
+#include "../kernels/row_products.hpp"
 #include "query_moments.hpp"
 
 LESSKV_BEGIN_NAMESPACE
@@ -154,37 +155,37 @@ LESSKV_FUNCTION void ExpectedAttention::logits(const Rows& keys, const MeanRotat
                                                std::span<double> logit) const {
   using detail::uz;
   const Index dim = keys.cols();
-  Eigen::VectorXd mean(dim);
-  for (Index c = 0; c < dim; ++c) mean[c] = double{moments.mean()[uz(c)]};
+  std::vector<double> mean(uz(dim));
+  for (Index c = 0; c < dim; ++c) mean[uz(c)] = double{moments.mean()[uz(c)]};
   turn.apply(mean.data());
-  const Eigen::VectorXf direction = (mean / std::sqrt(double(dim))).cast<float>();
-  Matrix spread;
+  // What every key is multiplied with: the mean, and each row of the covariance.
+  const Index count = covariance ? 1 + dim : 1;
+  detail::Floats directions(count * dim);
+  for (Index c = 0; c < dim; ++c)
+    directions.data()[c] = static_cast<float>(mean[uz(c)] / std::sqrt(double(dim)));
   if (covariance) {
-    Eigen::MatrixXd turned(dim, dim);
+    std::vector<double> turned(uz(dim * dim));
+    for (Index i = 0; i < dim; ++i)
+      for (Index j = 0; j < dim; ++j) turned[uz(i * dim + j)] = moments.covariance(i, j);
     for (int side = 0; side < 2; ++side) {
+      for (Index i = 0; i < dim; ++i) turn.apply(turned.data() + i * dim);
       for (Index i = 0; i < dim; ++i)
-        for (Index j = 0; j < dim && side == 0; ++j) turned(i, j) = moments.covariance(i, j);
-      for (Index j = 0; j < dim; ++j) turn.apply(turned.col(j).data());
-      turned.transposeInPlace();
+        for (Index j = 0; j < i; ++j) std::swap(turned[uz(i * dim + j)], turned[uz(j * dim + i)]);
     }
-    spread = (turned / (2 * double(dim))).cast<float>();
+    for (Index i = 0; i < dim * dim; ++i)
+      directions.data()[dim + i] = static_cast<float>(turned[uz(i)] / (2 * double(dim)));
   }
-  constexpr Index tile = 256;  // its products stay in a cache
-  Matrix products;
-  for (Index first = 0; first < keys.rows(); first += tile) {
-    const Index rows = std::min(tile, keys.rows() - first);
-    if (covariance) {
-      products.resize(rows, dim);
-      products.noalias() = keys.middleRows(first, rows) * spread;
-    }
-    for (Index r = 0; r < rows; ++r) {
-      const float* key = keys.data() + (first + r) * keys.outerStride();
-      const float* product = covariance ? products.data() + r * dim : nullptr;
-      double sum = 0;
-      for (Index c = 0; c < dim; ++c)
-        sum += double{key[c]} * double{product ? direction[c] + product[c] : direction[c]};
-      logit[uz(first + r)] = sum;
-    }
+  constexpr Index block = detail::RowProducts::block;
+  detail::RowProducts products(directions.data(), count, dim);
+  for (Index first = 0; first < keys.rows(); first += block) {
+    const Index rows = std::min(block, keys.rows() - first);
+    const float* product =
+        products.of(keys.data() + first * keys.outerStride(), keys.outerStride(), rows);
+    const auto to = logit.subspan(uz(first), uz(rows));
+    for (Index r = 0; r < rows; ++r) to[uz(r)] = double{product[r]};
+    for (Index c = 0; c + 1 < count; ++c)
+      for (Index r = 0; r < rows; ++r)
+        to[uz(r)] += double{products.at(r, c)} * double{product[(1 + c) * block + r]};
   }
 }
 #endif  // !LESSKV_DECLARE_ONLY
