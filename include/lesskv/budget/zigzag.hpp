@@ -89,10 +89,11 @@ struct ZigZagKV {
   // MBA of one query head. rows: its attention over all keys, one row per query; the rows of the
   // window are the last ones.
   double mba(const Rows& rows) const {
-    thread_local Eigen::RowVectorXf weights;
+    thread_local std::vector<float> weights;
     const auto counted = [&](Index from, Index queries, Index keys, double extra) {
-      weights = rows.middleRows(from, queries).leftCols(keys).colwise().mean();
-      return double(rows_for_mass({weights.data(), detail::uz(keys)}, p, extra));
+      weights.resize(detail::uz(keys));
+      detail::mean_of_rows(rows, from, from + queries, weights);
+      return double(rows_for_mass(weights, p, extra));
     };
     const Index w = rows.rows(), n = rows.cols();
     if (count == MassCount::last) return counted(w - 1, 1, n, 0);

@@ -73,6 +73,16 @@ struct Head {
 };
 
 namespace detail {
+// out[c]: the mean of column c of rows [first, last), of the first out.size() columns.
+inline void mean_of_rows(const Rows& rows, Index first, Index last, std::span<float> out) {
+  for (float& x : out) x = 0;
+  for (Index r = first; r < last; ++r) {
+    const float* from = rows.data() + r * rows.outerStride();
+    for (std::size_t c = 0; c < out.size(); ++c) out[c] += from[c];
+  }
+  for (float& x : out) x /= static_cast<float>(last - first);
+}
+
 // An Eigen::Map is re-pointed by building it anew in place.
 inline void point(Rows& rows, const float* data, Index count, Index width, Index stride) {
   new (&rows) Rows(data, count, width, Eigen::OuterStride<>(stride));

@@ -46,8 +46,9 @@ inline void water_fill(std::span<const double> weight, std::span<const Index> fl
   }
   std::vector<std::size_t> order(n);
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return rest[a] > rest[b]; });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return rest[a] > rest[b] || (rest[a] == rest[b] && a < b);
+  });
   for (bool moved = true; given < total && moved;) {
     moved = false;
     for (const std::size_t i : order)

@@ -47,8 +47,8 @@ struct SnapKV {
   }
   // All rows before the window get a score: the pooling looks at neighbours among the sinks too.
   void score(const Head& head, std::span<float> out) const {
-    const Eigen::RowVectorXf mean = head.attention.leftCols(head.last).colwise().mean();
-    for (Index r = 0; r < head.last; ++r) out[detail::uz(r)] = mean[r];
+    detail::mean_of_rows(head.attention, 0, head.attention.rows(),
+                         out.first(detail::uz(head.last)));
   }
 };
 

@@ -30,8 +30,8 @@ struct TOVA {
   Window reach() const { return {1}; }
   Shared shared() const { return Shared::layer; }
   void score(const Head& head, std::span<float> out) const {
-    const Eigen::RowVectorXf mean = head.attention.leftCols(head.last).colwise().mean();
-    for (Index r = 0; r < head.last; ++r) out[detail::uz(r)] = mean[r];
+    detail::mean_of_rows(head.attention, 0, head.attention.rows(),
+                         out.first(detail::uz(head.last)));
   }
 };
 
