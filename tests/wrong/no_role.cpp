@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// expect: this type plays no role: a policy is Keep, a Scorer, a Budgeter or a Codec
+// expect: this type plays no role: a policy is Keep, a Scorer, a Budgeter, a Merger or a Codec
 #include <lesskv/lesskv.hpp>
 
 struct Scorer {
