@@ -82,7 +82,7 @@ void add() {
   if constexpr (requires { sizeof(P); }) {
     const std::string name(P::name), keep = "keep(fraction=0.25,sinks=4)+";
     std::string spec = keep + name;
-    if constexpr (Budgeter<P> || Codec<P>) spec = keep + "keydiff+" + name;
+    if constexpr (Budgeter<P> || Codec<P> || Merger<P>) spec = keep + "keydiff+" + name;
     try {
       (void)make_cache(spec, shape);
     } catch (const std::exception&) {

@@ -75,6 +75,9 @@ PolicySpec parse_policy(const std::string& text) {
     PolicySpec spec = parse_spec(text);
     if (!spec.has_amount())
       fail("--policy", "nothing says how much to keep; add keep(fraction=...)");
+    if (spec.merger)
+      fail("--policy", "'" + spec.methods + "' makes new rows of those that leave; this program " +
+                           "says which rows stay, and no more");
     return spec;
   } catch (const Error& error) {
     fail("--policy", error.what());

@@ -81,6 +81,7 @@ TEST_F(Errors, Policies) {
   expect_error({{"--policy", "keep(tokens=20)+snapvk"}}, {"--policy", "snapvk", "snapkv"});
   expect_error({{"--policy", "keydiff"}}, {"--policy", "keep(fraction="});
   expect_error({{"--policy", "keep(fraction=0.5)"}}, {"--policy", "which rows"});
+  expect_error({{"--policy", "keep(fraction=0.5)+keydiff+centroids"}}, {"--policy", "new rows"});
   expect_error({{"--policy", "keep(fraction=2)+keydiff"}}, {"--policy", "Keep::fraction"});
   expect_error({{"--policy", "keep(tokens=10)+lagkv(lag=8)"}}, {"--policy", "Keep::"});
   expect_error({{"--policy", "keep(tokens=1,recent=2)+keydiff"}}, {"--policy", "Keep::tokens"});
