@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <lesskv/codec/lloyd_max.hpp>
+#include <lesskv/fold/centroids.hpp>
 #include <lesskv/score/keydiff.hpp>
 #include <new>
 
@@ -135,6 +136,8 @@ TEST(Bytes, EqualWhatTheAllocatorGave) {
   expect_honest_bytes(ChunkValues{}, Keep{.fraction = 0.25, .sinks = 4});
   expect_honest_bytes(KeyDiff{}, Keep{.bytes = 1000000, .sinks = 4});
   expect_honest_bytes(KeyDiff{}, Keep{.bytes = 1000000, .sinks = 4}, LloydMax{});
+  expect_honest_bytes(KeyDiff{}, Keep{.fraction = 0.25, .sinks = 4}, Centroids{});
+  expect_honest_bytes(SumOfAttention{}, Tilted{}, Keep{.fraction = 0.25}, Centroids{}, LloydMax{});
 }
 
 // Dictionaries are shared by all heads and caches: counted once. A head's own atoms are its own.
@@ -235,6 +238,7 @@ TEST(Bytes, SteadyDecodingAllocatesNothing) {
   expect_silent_decode(WindowAttention{}, Keep{.tokens = 300});
   expect_silent_decode(SumOfAttention{}, Keep{.tokens = 300});
   expect_silent_decode(ChunkValues{.chunk = 64}, Keep{.fraction = 0.5});
+  expect_silent_decode(SmallKeys{}, Keep{.fraction = 0.5}, Centroids{});
 }
 
 // A prompt in chunks, into room that was taken before.
