@@ -36,9 +36,10 @@ struct CSR;  // the one method that lesskv.hpp leaves out, for its size: codec/c
 template <class... Ps>
 struct MethodList {};
 
-using Methods = MethodList<AdaKV, Bits, Centroids, CSR, EntropyWeight, ExpectedAttention, GlobalCut<>, H2O,
-                           IntCode, KeyDiff, KeyNorm, KIVI, KVzip, LagKV, LloydMax, PyramidKV,
-                           Random, SnapKV, StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
+using Methods =
+    MethodList<AdaKV, Bits, Centroids, CSR, EntropyWeight, ExpectedAttention, GlobalCut<>, H2O,
+               IntCode, KeyDiff, KeyNorm, KIVI, KVzip, LagKV, LloydMax, PyramidKV, Random, SnapKV,
+               StreamingLLM, TableBudget, TOVA, UNComp, ZigZagKV>;
 
 // Scorers made of Scorers, and of how many at least and at most.
 template <template <class...> class C, int least, int most>

@@ -69,11 +69,9 @@ struct Books {
   void reset_states();
   void forget_measurements();
 
-  // The policy that says which rows stay, if there is one.
-  std::size_t scorer_index() const;
-
-  // The policy that folds rows that leave, if there is one.
-  std::size_t merger_index() const;
+  // The first policy of a role, &PolicyTraits::scorer for instance; the number of policies if there is
+  // none.
+  std::size_t index_of(bool PolicyTraits::*role) const;
 
   // Bytes of all states.
   std::size_t state_bytes() const;

@@ -22,7 +22,7 @@ class RowSource {
   // [query_rows][head_dim] f32.
   virtual void logits(int layer, int head, const float* queries, Index query_rows, Index rows,
                       float scale, float* out, Index out_stride) const = 0;
-  // All rows from this one on, and none between it and the first coded one, may be written over.
+  // The first row behind the last coded one: from there on rows may be written over.
   virtual Index exact_from(int layer, int head) const {
     static_cast<void>(layer), static_cast<void>(head);
     return 0;
