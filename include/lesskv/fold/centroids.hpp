@@ -43,7 +43,6 @@ struct Centroids {
     visit("by_score", self.by_score, "rows count in means as much as their scores");
   }
 
-  static constexpr Need needs = Need::keys;
   bool weighs_scores() const { return by_score; }
   void check() const {
     if (!(share >= 0) || !(share < 1)) fail("Centroids::share must lie in [0, 1)");
