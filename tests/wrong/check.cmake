@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# cmake -DCOMPILER= -DINCLUDE= -DEIGEN= -DSOURCE= -P check.cmake: see CMakeLists.txt.
+# cmake -DCOMPILE= -DSOURCE= -P check.cmake: see CMakeLists.txt.
 file(STRINGS ${SOURCE} lines LIMIT_COUNT 2)
 list(GET lines 1 expected)
 if(NOT expected MATCHES "^// expect: (.+)$")
@@ -7,7 +7,7 @@ if(NOT expected MATCHES "^// expect: (.+)$")
 endif()
 set(expected "${CMAKE_MATCH_1}")
 
-set(compile ${COMPILER} -std=c++20 -I${INCLUDE} -isystem${EIGEN} -DLESSKV_COMPILED -fsyntax-only ${SOURCE})
+set(compile ${COMPILE} -fsyntax-only ${SOURCE})
 execute_process(COMMAND ${compile} RESULT_VARIABLE status ERROR_VARIABLE output)
 if(status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} compiles, but it must not")
