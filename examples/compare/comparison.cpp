@@ -224,7 +224,7 @@ void Comparison::measure() {
     if (row.measured()) {
       // As it was solved for the first document.
       Solved solved(*variants_[v].policy, texts_[0].pass[0]);
-      if (const double fraction = row.documents[0].fraction; fraction > 0) solved.set(fraction);
+      solved.set(row.documents[0].fraction, variants_[v], texts_[0].pass[0]);
       const Times times =
           measure_times(runs_[0], solved, texts_[0].pass[0], texts_[0].document.tokens);
       row.compress_ms = times.compress_ms;

@@ -62,7 +62,8 @@ struct Policy {
   bool has_amount() const { return spec.has_amount(); }
   // What is solved for: the fraction, unless the spec has one or needs none.
   bool solves_fraction() const {
-    return !spec.exact && spec.keep.fraction == 0 && (spec.judges_once() || !has_amount());
+    return !spec.exact && spec.keep.fraction == 0 && spec.keep.compression == 0 &&
+           (spec.judges_once() || !has_amount());
   }
   // The text has to be replayed.
   bool needs_probes() const {
@@ -90,6 +91,7 @@ struct Policy {
       return 2.0 / static_cast<double>(lesskv::size_of(spec.dtype.value_or(DType::f16)));
     if (spec.keep.tokens > 0) return ratio(context, spec.keep.tokens);
     if (spec.keep.bytes > 0) return ratio(bytes_exact, spec.keep.bytes);
+    if (spec.keep.compression > 0) return spec.keep.compression;
     return spec.keep.fraction > 0 ? 1 / spec.keep.fraction : 0;
   }
 };
@@ -127,8 +129,8 @@ struct StandIn {
   }
 };
 
-// The spec with the fraction that brings the cache of a pass within 0.2 % of the target, or as close
-// as it gets, without exceeding it.
+// The spec with the amount that brings the cache of a pass to the target, or as close as it gets,
+// without exceeding it: Keep::compression, or where that is not exact a fraction, within 0.2 %.
 struct Solved {
   lesskv::PolicySpec spec;
   bool deletes_heads = false;
@@ -146,6 +148,25 @@ struct Solved {
     spec.keep.fraction = fraction = found;
     spec.keep.tokens = 0;
     spec.keep.bytes = 0;
+  }
+  // Where the library itself turns bytes into rows: `target` counts what the exact cache holds beside
+  // its numbers, Keep::compression does not.
+  bool meets_bytes() const {
+    return spec.scorer && !spec.judges_once() && spec.keep.tokens == 0 && spec.keep.bytes == 0;
+  }
+  void meet(double target, const Pass& pass) {
+    const lesskv::Shape& shape = pass.exact.shape();
+    const double numbers = static_cast<double>(pass.tensors.tokens() * shape.heads()) *
+                           static_cast<double>(shape.head_dim + shape.value_width());
+    spec.keep.compression =
+        std::max(1.0, 2 * numbers * target / static_cast<double>(pass.exact.bytes()));
+  }
+  // The amount of a document that was solved before.
+  void set(double found, const Variant& variant, const Pass& pass) {
+    if (found > 0)
+      set(found);
+    else if (variant.policy->solves_fraction())
+      meet(variant.target, pass);
   }
   std::string why() const {
     char text[64];
@@ -181,6 +202,19 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
                                       : cache.bytes();
     };
   };
+  if (out.meets_bytes()) {
+    out.meet(variant.target, pass);
+    // Rows that cannot go may be too many: seen without scores, which do not change it.
+    lesskv::PolicySpec pins = out.spec;
+    pins.scorer.emplace(StandIn{*out.spec.scorer});
+    if (reads_scores) pins.budgeters.clear();
+    lesskv::AnyCache cache = lesskv::make_cache(pins, shape);
+    replay(pass, cache);
+    cache.compress();
+    out.reached = static_cast<double>(bytes_exact) / static_cast<double>(cache.bytes());
+    out.fits = out.reached >= 0.998 * variant.target;
+    return out;
+  }
   const lesskv::Keep& keep = out.spec.keep;
   const Index context = pass.tensors.tokens();
   std::size_t limit = keep.bytes, all = bytes_exact;
@@ -267,8 +301,8 @@ inline std::string list_policies() {
       "SPEC = [keep(...)+]NAME[(PARAMETER=VALUE,...)][+NAME...], for example "
       "keep(fraction=0.25)+lagkv(lag=128)\n\n";
   out +=
-      "keep      fraction, tokens (rows a head) or bytes (with k, M, G); sinks, recent, every, "
-      "shared=head|layer|model\n";
+      "keep      fraction, tokens (rows a head), bytes (with k, M, G) or compression (bytes of f16 over "
+      "bytes held); sinks, recent, every, shared=head|layer|model\n";
   out += "store     dtype=f32|f16|bf16\n";
   out += "exact     everything stays\n";
   for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all)

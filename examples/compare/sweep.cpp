@@ -363,7 +363,7 @@ void Sweep::record_times() {
       result["note"] = found["note"];
     } else {
       Solved solved(*variant->what.policy, text.pass[0]);
-      if (const double fraction = found["fraction"]; fraction > 0) solved.set(fraction);
+      solved.set(found["fraction"], variant->what, text.pass[0]);
       const Times times = measure_times(runs_[0], solved, text.pass[0], text.tokens);
       result["compress_ms"] = times.compress_ms;
       result["tokens_per_s"] = times.decode_tokens_per_s;

@@ -59,7 +59,7 @@ inline std::vector<SweepPolicy> recipe_policies() {
     for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all) {
       if (!recipe.name.starts_with(family)) continue;
       std::string spec(recipe.text);
-      const std::size_t amount = spec.find("fraction="), end = spec.find(',', amount) + 1;
+      const std::size_t amount = spec.find("compression="), end = spec.find(',', amount) + 1;
       spec.erase(amount, end - amount);
       const double above = out.size() > first ? out.back().up_to : 3;
       if (out.size() == first)

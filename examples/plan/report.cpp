@@ -60,7 +60,8 @@ std::string table(const Result& result) {
 std::string list_policies() {
   std::string out =
       "A policy is parts joined by '+', for example 'keep(fraction=0.25,sinks=16)+lagkv(lag=128)'."
-      "\n  keep(...)   fraction, tokens, bytes, sinks, recent, shared=head|layer|model, every\n"
+      "\n  keep(...)   fraction, tokens, bytes or compression; sinks, recent, every,"
+      "\n              shared=head|layer|model\n"
       "  store(...)  dtype=f32|f16|bf16\n  exact       everything stays\n\n";
   for (const MethodInfo& method : list_methods()) {
     out += method.name + ": " + method.role + ", " + method.summary + "\n";

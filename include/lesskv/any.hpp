@@ -34,8 +34,8 @@ inline std::vector<AnyPolicy> policies_of(const PolicySpec& spec, Keep& keep) {
   } else {
     if (!spec.has_amount())
       fail(
-          "spec: nothing says how much to keep; add keep(fraction=...), keep(tokens=...) or "
-          "keep(bytes=...)");
+          "spec: nothing says how much to keep; add keep(fraction=...), keep(tokens=...), "
+          "keep(bytes=...) or keep(compression=...)");
     out.emplace_back(*spec.scorer);
     out.insert(out.end(), spec.budgeters.begin(), spec.budgeters.end());
     if (spec.merger) out.push_back(*spec.merger);

@@ -29,47 +29,47 @@ struct Recipe {
 
 inline constexpr Recipe all[] = {
     {"kv_4x", 4,
-     "keep(fraction=0.735,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=4,sinks=4,recent=16,coded_recent=true)"
      "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=5,value_bits=4)"},
     {"kv_8x", 8,
-     "keep(fraction=0.43,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=8,sinks=4,recent=16,coded_recent=true)"
      "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
     {"kv_16x", 16,
-     "keep(fraction=0.19,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=16,sinks=4,recent=16,coded_recent=true)"
      "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
     {"kv_32x", 32,
-     "keep(fraction=0.074,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=32,sinks=4,recent=16,coded_recent=true)"
      "+maxrank(keydiff,streamingllm)+globalcut(by=keydiff,alpha=0.5)+lm(bits=4,value_bits=3)"},
     {"attention_4x", 4,
-     "keep(fraction=0.592,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=4,sinks=4,recent=16,coded_recent=true)"
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+centroids(share=0.05)"
      "+lm(bits=6,value_bits=5)"},
     {"attention_8x", 8,
-     "keep(fraction=0.328,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=8,sinks=4,recent=16,coded_recent=true)"
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+centroids(share=0.05)"
      "+lm(bits=5,value_bits=4)"},
     {"attention_16x", 16,
-     "keep(fraction=0.179,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=16,sinks=4,recent=16,coded_recent=true)"
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.5)+centroids(share=0.05)"
      "+lm(bits=4,value_bits=3)"},
     {"attention_32x", 32,
-     "keep(fraction=0.0675,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=32,sinks=4,recent=16,coded_recent=true)"
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.1)+centroids(share=0.05)"
      "+lm(bits=4,value_bits=3)"},
     {"replay_4x", 4,
-     "keep(fraction=0.592,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=4,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+centroids(share=0.05)"
      "+lm(bits=6,value_bits=5)"},
     {"replay_8x", 8,
-     "keep(fraction=0.328,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=8,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+centroids(share=0.05)"
      "+lm(bits=5,value_bits=4)"},
     {"replay_16x", 16,
-     "keep(fraction=0.179,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=16,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+centroids(share=0.05)"
      "+lm(bits=4,value_bits=3)"},
     {"replay_32x", 32,
-     "keep(fraction=0.0685,sinks=4,recent=16,coded_recent=true)"
+     "keep(compression=32,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+centroids(share=0.1)"
      "+lm(bits=4,value_bits=3)"},
 };

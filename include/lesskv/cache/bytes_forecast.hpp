@@ -143,6 +143,7 @@ class BytesForecast {
         add(std::min(ready, block_rows), round_up(std::min(ready, block_rows), tile_rows));
     }
     out.tail = exact;
+    if (whole) out.listed = block_count(out, 0, 0);  // the list is cut to what it holds
     return out;
   }
   // Bytes when `step` more rows have come, one by one, before the last of them is closed.
@@ -152,9 +153,7 @@ class BytesForecast {
       sealed = std::max<Index>(0, of.tail + step - 1 - of.open) / block_rows;
     const Index tail = of.tail + step - sealed * block_rows;
     const bool joined = of.coded_blocks + sealed == 0;
-    const auto blocks = [](Index rows) { return (rows + block_rows - 1) / block_rows; };
-    const Index count = of.coded_blocks + sealed +
-                        (joined ? blocks(of.front + tail) : blocks(of.front) + blocks(tail));
+    const Index count = block_count(of, sealed, tail - of.tail);
     return of.fixed + uz(sealed) * format_.block_bytes(block_rows, true) +
            (joined ? format_.exact_bytes(of.front + tail)
                    : format_.exact_bytes(of.front) + format_.exact_bytes(tail)) +
@@ -162,6 +161,12 @@ class BytesForecast {
   }
 
  private:
+  // Blocks when `sealed` more are coded and the tail is `more` rows longer.
+  static Index block_count(const HeadLayout& of, Index sealed, Index more) {
+    const auto blocks = [](Index rows) { return (rows + block_rows - 1) / block_rows; };
+    const Index coded = of.coded_blocks + sealed, tail = of.tail + more;
+    return coded == 0 ? blocks(of.front + tail) : coded + blocks(of.front) + blocks(tail);
+  }
   // Of the list of blocks: some are not full, and it has room for more.
   static std::size_t list_bytes(Index rows) { return uz(rows / 48 + 4) * sizeof(Block); }
   // Blocks by their tiles: there are few kinds, and asking a codec for the bytes of each block adds

@@ -14,7 +14,7 @@ LESSKV_BEGIN_NAMESPACE
 namespace detail {
 
 // A recipe's name becomes the parts that it stands for. What a keep(...) beside it says goes before what
-// the recipe says; an amount takes the place of its fraction.
+// the recipe says; an amount takes the place of its compression.
 inline std::vector<SpecPart> expand_recipes(std::vector<SpecPart> parts) {
   const recipes::Recipe* found = nullptr;
   SpecPart keep{"keep", {}};
@@ -40,14 +40,14 @@ inline std::vector<SpecPart> expand_recipes(std::vector<SpecPart> parts) {
     return std::any_of(keep.arguments.begin(), keep.arguments.end(),
                        [&](const auto& argument) { return argument.first == key; });
   };
-  const bool amount = says("fraction") || says("tokens") || says("bytes");
+  const bool amount = says("fraction") || says("tokens") || says("bytes") || says("compression");
   for (SpecPart& part : recipe) {
     if (part.name != "keep") {
       out.push_back(std::move(part));
       continue;
     }
     for (auto& argument : part.arguments)
-      if (!says(argument.first) && !(amount && argument.first == "fraction"))
+      if (!says(argument.first) && !(amount && argument.first == "compression"))
         keep.arguments.push_back(std::move(argument));
   }
   out.insert(out.begin(), std::move(keep));

@@ -89,8 +89,16 @@ class Judgement {
 
   // Rows cost too much in the long run, or what is planned does not leave room for the next step.
   bool over_limit(const std::vector<Index>& held) const {
+    if (by_ratio()) return price(held, true) > keep_.bytes;
     return keep_.bytes > 0 && (price(held) > keep_.bytes || most(1) > keep_.bytes);
   }
+
+  // Keep::compression says how much: keep_.bytes is then what may be held after a compression that
+  // encodes all it can.
+  bool by_ratio() const { return keep_.compression > 0; }
+  std::size_t bytes_of_ratio(const std::vector<Index>& seen) const;
+  // The same as a share of `some` rows of each head, beside rows that stay.
+  double fraction_of_ratio(const std::vector<Index>& stay, const std::vector<Index>& some) const;
 
   // Rows that may stay in all heads together under tokens or bytes; all of them if the limit is not
   // reached.

@@ -148,6 +148,8 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
     if (key.empty()) fail("spec: 'keep': '=' is missing after '", text, "'");
     if (key == "fraction")
       parse_value(where, text, spec.keep.fraction);
+    else if (key == "compression")
+      parse_value(where, text, spec.keep.compression);
     else if (key == "tokens")
       parse_value(where, text, spec.keep.tokens);
     else if (key == "every")
@@ -181,9 +183,9 @@ inline void parse_keep(const SpecPart& part, PolicySpec& spec, bool& sinks, bool
       else
         fail_value(where, text, "head, layer or model");
     } else {
-      fail_unknown(
-          "parameter of keep", key,
-          {"fraction", "tokens", "bytes", "sinks", "recent", "shared", "every", "coded_recent"});
+      fail_unknown("parameter of keep", key,
+                   {"fraction", "tokens", "bytes", "compression", "sinks", "recent", "shared",
+                    "every", "coded_recent"});
     }
   }
 }
@@ -524,10 +526,12 @@ LESSKV_FUNCTION std::string PolicySpec::to_string() const {
     out += comma + key + "=" + value;
     comma = ",";
   };
-  if (keep.fraction > 0) {
+  for (const auto& [key, value] :
+       {std::pair("fraction", keep.fraction), std::pair("compression", keep.compression)}) {
+    if (!(value > 0)) continue;
     char text[32];
-    std::snprintf(text, sizeof text, "%.6g", keep.fraction);
-    add("fraction", text);
+    std::snprintf(text, sizeof text, "%.6g", value);
+    add(key, text);
   }
   if (keep.tokens > 0) add("tokens", std::to_string(keep.tokens));
   if (keep.bytes > 0) add("bytes", std::to_string(keep.bytes));

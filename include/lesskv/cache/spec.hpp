@@ -37,9 +37,10 @@ struct PolicySpec {
 
   // Something says how much to keep. (If it is negative, the cache says so.)
   bool has_amount() const {
-    return exact || keep.fraction != 0 || keep.tokens != 0 || keep.bytes > 0;
+    return exact || keep.fraction != 0 || keep.tokens != 0 || keep.bytes > 0 ||
+           keep.compression != 0;
   }
-  // Rows are judged once, a chunk at a time: only `fraction` shortens them.
+  // Rows are judged once, a chunk at a time: only a share shortens them.
   bool judges_once() const { return scorer && scorer->reach().chunk > 0; }
   std::string to_string() const;
 };

@@ -33,7 +33,7 @@ struct Shape {
 // for everything). The mean score of those that share decides.
 enum class Shared { head, layer, model };
 
-// How much stays. At most one of fraction, tokens and bytes may be set.
+// How much stays. One of fraction, tokens, bytes and compression.
 struct Keep {
   // Share of all candidates ever seen; pins (sinks, recent rows, what a scorer cannot judge yet)
   // come on top. A scorer that judges chunk by chunk keeps floor(fraction * chunk) rows of each
@@ -45,6 +45,12 @@ struct Keep {
   // token by token: exact rows that will wait for their block and what coded blocks waste when rows
   // leave them are priced before they are there. Exact blocks then grow by 16 rows, not by 64.
   std::size_t bytes = 0;
+  // Bytes of all keys and values seen, at 2 bytes a number, over bytes() right after a prompt was
+  // compressed: 8 keeps as many rows as an eighth of the bytes allows, everything included, whatever the
+  // length; what is left over is less than 16 rows a head. Like a fraction it never refuses: pins stay, and while decoding goes on what waits for the
+  // next judgement (rows for their block, queries for their window) comes on top. A scorer that judges chunk by chunk keeps the share of each chunk that
+  // would do if heads got equal shares.
+  double compression = 0;
   Index sinks = 0;   // the first rows of the sequence: never judged, never dropped
   Index recent = 0;  // the newest rows: likewise
   Shared shared = Shared::head;
@@ -82,17 +88,22 @@ inline void check(const Keep& keep, bool judge_once) {
   if (keep.sinks < 0) fail("Keep::sinks is negative");
   if (keep.recent < 0) fail("Keep::recent is negative");
   if (keep.every < 1) fail("Keep::every must be at least 1");
+  if (!std::isfinite(keep.compression) || (keep.compression != 0 && keep.compression < 1))
+    fail("Keep::compression must be at least 1");
   const int limits = (keep.tokens > 0) + (keep.bytes > 0);
+  const int shares = (keep.fraction > 0) + (keep.compression > 0);
   if (limits > 1) fail("Keep: set tokens or bytes, not both");
+  if (shares > 1) fail("Keep: set fraction or compression, not both");
   if (judge_once) {
-    if (keep.fraction <= 0)
+    if (shares == 0)
       fail(
-          "Keep::fraction must be set: this scorer judges every chunk once and keeps that share of "
-          "it");
+          "Keep::fraction must be set, or Keep::compression: this scorer judges every chunk once "
+          "and "
+          "keeps that share of it");
   } else {
-    if (limits + (keep.fraction > 0) > 1) fail("Keep: set one of fraction, tokens and bytes");
-    if (limits + (keep.fraction > 0) == 0)
-      fail("Keep: set fraction, tokens or bytes; nothing says how much to keep");
+    if (limits + shares > 1) fail("Keep: set one of fraction, tokens, bytes and compression");
+    if (limits + shares == 0)
+      fail("Keep: set fraction, tokens, bytes or compression; nothing says how much to keep");
   }
   if (keep.tokens > 0 && keep.tokens < keep.sinks + keep.recent)
     fail("Keep::tokens is below sinks + recent: an impossible budget");
