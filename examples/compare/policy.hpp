@@ -301,7 +301,8 @@ inline std::string list_policies() {
       "SPEC = [keep(...)+]NAME[(PARAMETER=VALUE,...)][+NAME...], for example "
       "keep(fraction=0.25)+lagkv(lag=128)\n\n";
   out +=
-      "keep      fraction, tokens (rows a head), bytes (with k, M, G) or compression (bytes of f16 over "
+      "keep      fraction, tokens (rows a head), bytes (with k, M, G) or compression (bytes of f16 "
+      "over "
       "bytes held); sinks, recent, every, shared=head|layer|model\n";
   out += "store     dtype=f32|f16|bf16\n";
   out += "exact     everything stays\n";

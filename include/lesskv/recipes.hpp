@@ -8,6 +8,8 @@
 //   kv_*         keys and values alone
 //   attention_*  queries, or the attention itself, through attend() or observe()
 //   replay_*     these, and probes: the context read once more (KVzip)
+//   calibrated_* attention, and a table of the model's heads that a replay of other text made
+//                (examples/calibrate --kept): "calibrated_16x(file=model.calibration)"
 //
 // examples/methods/recipes.md says where they come from, what was chosen on which texts and what was
 // not, and the commands that print their figures.
@@ -56,6 +58,12 @@ inline constexpr Recipe all[] = {
      "keep(compression=32,sinks=4,recent=16,coded_recent=true)"
      "+h2o(age_normalised=true)+entropy+globalcut(by=keydiff,alpha=0.1)+centroids(share=0.05)"
      "+lm(bits=4,value_bits=3)"},
+    {"calibrated_16x", 16,
+     "keep(compression=16,sinks=4,recent=16,coded_recent=true)"
+     "+h2o(age_normalised=true)+table+centroids(share=0.05)+lm(bits=4,value_bits=3)"},
+    {"calibrated_32x", 32,
+     "keep(compression=32,sinks=4,recent=16,coded_recent=true)"
+     "+h2o(age_normalised=true)+table+centroids(share=0.05)+lm(bits=4,value_bits=3)"},
     {"replay_4x", 4,
      "keep(compression=4,sinks=4,recent=16,coded_recent=true)"
      "+kvzip+globalcut(alpha=0.1)+centroids(share=0.05)"

@@ -48,6 +48,7 @@ TEST(SweepPolicies, AreTakenAndEveryCompressionHasOneCodecOfEachComposition) {
 
 TEST(SweepPolicies, RecipesAreTheirCurves) {
   for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all) {
+    if (recipe.name.starts_with("calibrated")) continue;  // needs a file of the model
     int found = 0;
     for (const SweepPolicy& line : recipe_policies())
       found += recipe.compression > line.above && recipe.compression <= line.up_to &&

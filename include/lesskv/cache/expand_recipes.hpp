@@ -29,10 +29,20 @@ inline std::vector<SpecPart> expand_recipes(std::vector<SpecPart> parts) {
       out.push_back(part);
     } else {
       if (found) fail("spec: two recipes, ", found->name, " and ", one->name, "; name one");
-      if (!part.arguments.empty())
-        fail("spec: ", part.name, " takes no parameters; keep(...) beside it says what differs");
       found = one;
       recipe = split_spec(one->text);
+      // Its parameters are those of the table that it leaves open.
+      const auto table = std::find_if(recipe.begin(), recipe.end(),
+                                      [](const SpecPart& of) { return of.name == "table"; });
+      if (table == recipe.end()) {
+        if (!part.arguments.empty())
+          fail("spec: ", part.name, " takes no parameters; keep(...) beside it says what differs");
+        continue;
+      }
+      if (part.arguments.empty())
+        fail("spec: ", part.name, " needs the table of a model: ", part.name,
+             "(file=model.calibration); examples/calibrate --kept makes one");
+      table->arguments = part.arguments;
     }
   }
   if (!found || keeps > 1) return parts;
