@@ -202,13 +202,14 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
                                       : cache.bytes();
     };
   };
+  lesskv::PolicySpec cheap = trial;
+  cheap.scorer.emplace(StandIn{*out.spec.scorer});
   if (out.meets_bytes()) {
     out.meet(variant.target, pass);
     // Rows that cannot go may be too many: seen without scores, which do not change it.
-    lesskv::PolicySpec pins = out.spec;
-    pins.scorer.emplace(StandIn{*out.spec.scorer});
-    if (reads_scores) pins.budgeters.clear();
-    lesskv::AnyCache cache = lesskv::make_cache(pins, shape);
+    cheap.keep = out.spec.keep;
+    if (reads_scores) cheap.budgeters.clear();
+    lesskv::AnyCache cache = lesskv::make_cache(cheap, shape);
     replay(pass, cache);
     cache.compress();
     out.reached = static_cast<double>(bytes_exact) / static_cast<double>(cache.bytes());
@@ -226,8 +227,6 @@ inline Solved solve(const Variant& variant, const Pass& pass) {
   }
   const Index chunk = out.spec.scorer->reach().chunk;
   const long steps = chunk > 0 ? chunk : context;
-  lesskv::PolicySpec cheap = trial;
-  cheap.scorer.emplace(StandIn{*out.spec.scorer});
   Fit fit;
   if (reads_scores) {
     // The total is the same however it is divided; what blocks are filled to is not quite.
@@ -301,9 +300,8 @@ inline std::string list_policies() {
       "SPEC = [keep(...)+]NAME[(PARAMETER=VALUE,...)][+NAME...], for example "
       "keep(fraction=0.25)+lagkv(lag=128)\n\n";
   out +=
-      "keep      fraction, tokens (rows a head), bytes (with k, M, G) or compression (bytes of f16 "
-      "over "
-      "bytes held); sinks, recent, every, shared=head|layer|model\n";
+      "keep      fraction, tokens (rows a head), bytes (with k, M, G) or "
+      "compression (bytes of f16 over bytes held); sinks, recent, every, shared=head|layer|model\n";
   out += "store     dtype=f32|f16|bf16\n";
   out += "exact     everything stays\n";
   for (const lesskv::recipes::Recipe& recipe : lesskv::recipes::all)

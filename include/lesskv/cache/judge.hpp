@@ -115,7 +115,7 @@ class Judgement {
   void measure_lasting(const Candidates& candidates);
 
   // Rows that are left after a judgement: room for those of the next `every` steps.
-  bool fits_bytes(std::vector<Index> rows, bool whole) const;
+  bool fits_bytes(std::vector<Index> rows) const;
   // The same of the plan as it is, to the byte; for a scorer with Chunks reach until the next chunk.
   bool plan_fits() const;
 
